@@ -1,0 +1,73 @@
+# Two commands from a fresh clone, `make demo` and `make test`. Each makes the environment it needs on its
+# first call and reuses it, without network, on the next; an edit of pyproject.toml renews it.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+JOBS ?= auto
+ARGS ?=
+
+INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
+PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup demo demo-multi test test-oldest test-newest lint bench clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the whole environment at once
+
+demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings
+	.venv/bin/python examples/patch_clamp.py $(ARGS)
+
+demo-multi: .venv/.stamp-examples
+	.venv/bin/python examples/multi_process.py $(ARGS)
+
+test: .venv/.stamp-test ## run the tests, warnings as errors (JOBS=2, ARGS='-k mask')
+	.venv/bin/python $(PYTEST)
+
+test-oldest: .venv-oldest/.stamp ## run the tests with the lower bounds of pyproject.toml
+	.venv-oldest/bin/python $(PYTEST)
+
+test-newest: ## run the tests with the newest Python here and the newest releases (needs the network)
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
+	.venv-newest/bin/python $(PYTEST)
+
+lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
+	.venv/bin/ruff check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.stamp-test
+	.venv/bin/python -m benchmarks $(ARGS)
+
+clean: ## remove caches and builds
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environments as well
+	rm -rf .venv .venv-oldest .venv-newest
+
+.venv/.stamp:
+	@test -n "$(PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
+	@echo "Making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.stamp-%: pyproject.toml | .venv/.stamp
+	@echo "Installing braindnorm[$*] into .venv (half a minute or so)"
+	@.venv/bin/python $(INSTALL) -e '.[$*]' </dev/null
+	@touch $@
+
+# The constraints are read from pyproject.toml, so that what is promised there is what is tested.
+.venv-oldest/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*(bound.replace(">=", "==") for bound in project["dependencies"]), sep="\n")' \
+		> .venv-oldest/lower-bounds.txt
+	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/lower-bounds.txt -e '.[test]' </dev/null
+	@touch $@
