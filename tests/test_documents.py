@@ -22,7 +22,8 @@ MODULES = [
 ]
 
 FENCE = re.compile(
-    r"^(?P<indent>[ ]*)(?P<ticks>`{3,})(?P<language>[^\n]*)\n(?P<code>.*?)^(?P=indent)(?P=ticks)[ ]*$", re.M | re.S
+    r"^(?P<indent>[ ]*)(?P<ticks>`{3,})(?P<language>[^\n]*)\n(?P<code>.*?)^(?P=indent)(?P=ticks)[ ]*$",
+    re.MULTILINE | re.DOTALL,
 )
 # Python is run. A misspelt language would escape from that, so the other ones are listed too.
 LANGUAGES = {"python", "bash", "text", "bibtex", "toml"}
@@ -68,7 +69,7 @@ def run_block(block: Block, page: Path, namespace: dict[str, Any]) -> None:
 
 
 def doctests_of(name: str) -> list[doctest.DocTest]:
-    """Return the examples of a module. Their namespace is empty: they import what they use, as a reader must."""
+    """Return the examples of a module. Their namespace is empty: they import what they use, as readers do."""
     module = importlib.import_module(name)
     found = doctest.DocTestFinder(exclude_empty=True).find(module, globs={"__name__": "__main__"})
     return [test for test in found if test.examples]
