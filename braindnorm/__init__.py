@@ -1,0 +1,8 @@
+"""Layer, RMS and group normalization for brain-dynamics models: units, masks and devices included."""
+
+__version__ = "0.1.0"
+
+from . import errors, functional, masks
+from .layers import GroupNorm, LayerNorm, NormParam, RMSNorm
+
+__all__ = ["GroupNorm", "LayerNorm", "NormParam", "RMSNorm", "__version__", "errors", "functional", "masks"]

@@ -1,0 +1,87 @@
+"""A sum over the devices of a mapped axis, or over groups of them."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brainstate.transform import in_new_state_probe
+
+from .errors import AxisNameError, OptionError
+
+AxisName = Hashable | tuple[Hashable, ...]
+
+
+def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int]] | None, *, name: str) -> jax.Array:
+    """Sum `v` over a mapped axis, in one all-reduce.
+
+    Parameters
+    ----------
+    v : Array
+        The local sums.
+    axis_name : hashable or tuple of hashable
+        The axis that ``vmap``, ``pmap`` or ``shard_map`` binds, or several.
+    groups : sequence of sequence of int or None
+        Indices along the axis that are summed together, of even or uneven size. JAX refuses such groups under ``vmap`` and
+        under ``shard_map(check_vma=True)``, so they are made from a sum in which every group has a row of its own.
+    name : str
+        What errors call the norm.
+
+    Raises
+    ------
+    AxisNameError
+        If the axis is not bound here, or cannot be reduced here.
+    OptionError
+        If the groups do not cover the axis once each.
+    """
+    size = _axis_size(axis_name, name)
+    if size is None:
+        return v
+    if groups is None:
+        return _psum(v, axis_name, name)
+    group_of = _group_of(groups, size, name)
+    mine = jnp.asarray(group_of)[jax.lax.axis_index(axis_name)]
+    rows = jnp.arange(len(groups)).reshape(-1, *[1] * v.ndim)
+    # where, not multiply: a NaN stays in its group
+    summed = _psum(jnp.where(rows == mine, v[None], 0), axis_name, name)
+    return jnp.sum(jnp.where(rows == mine, summed, 0), axis=0)
+
+
+def _psum(v: jax.Array, axis_name: AxisName, name: str) -> jax.Array:
+    try:
+        return jax.lax.psum(v, axis_name)
+    except AssertionError as error:
+        raise AxisNameError(
+            f"{name}: axis_name={axis_name!r} is bound by a vmap inside shard_map(check_vma=True), and JAX cannot sum"
+            " over it there. Write shard_map(..., check_vma=False), or give the norm the mesh axis alone and reduce"
+            " the vmapped one as an axis of the input (reduction_axes)."
+        ) from error
+
+
+def _axis_size(axis_name: AxisName, name: str) -> int | None:
+    """Return the length of a bound axis; None while brainstate only looks for new states."""
+    try:
+        return int(jax.lax.psum(1, axis_name))
+    except NameError:
+        if in_new_state_probe():
+            return None
+        raise AxisNameError(
+            f"{name} sums over axis_name={axis_name!r}, but no such axis is bound here. Call it inside"
+            f" brainstate.transform.vmap(f, axis_name={axis_name!r}), or inside brainstate.transform.shard_map over a"
+            " mesh with that axis; or build the norm with axis_name=None."
+        ) from None
+
+
+def _group_of(groups: Sequence[Sequence[int]], size: int, name: str) -> np.ndarray[Any, Any]:
+    """Return for each index of the axis the number of its group."""
+    members = [int(index) for group in groups for index in group]
+    if sorted(members) != list(range(size)):
+        raise OptionError(
+            f"{name}: axis_index_groups={[list(group) for group in groups]} must hold each index of an axis of length"
+            f" {size} exactly once, that is 0 to {size - 1}."
+        )
+    group_of = np.empty(size, np.int32)
+    for number, group in enumerate(groups):
+        group_of[[int(index) for index in group]] = number
+    return group_of

@@ -1,0 +1,178 @@
+"""One call of a norm, from the unit that comes off to the unit that goes on."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypedDict
+
+import jax
+import jax.numpy as jnp
+
+from . import units
+from ._axes import Axes, canonical_axes, fit_parameter, split_groups
+from ._collectives import AxisName
+from ._moments import Reduction, deviations, rstd
+from .errors import DtypeError, OptionError, UnitError
+from .masks import align
+
+
+class Affine(Protocol):
+    """What applies scale and bias: a ParamState whose `execute` may be more than arithmetic."""
+
+    value: Any
+
+    def execute(self, x: jax.Array) -> jax.Array:
+        """Apply scale and bias to z."""
+
+
+class NormOptions(TypedDict, total=False):
+    """The options that every norm shares, as :mod:`braindnorm.functional` documents them."""
+
+    epsilon: Any
+    mask: Any
+    masked_output: str
+    unit: Any
+    out_unit: Any
+    axis_name: AxisName | None
+    axis_index_groups: Sequence[Sequence[int]] | None
+    use_fast_variance: bool
+    dtype: Any
+    affine: Affine | None
+    name: str
+
+
+def normalize(
+    x: Any,
+    scale: Any,
+    bias: Any,
+    *,
+    reduction_axes: Axes | None,
+    feature_axis: int | None = None,
+    groups: tuple[int | None, int | None] = (1, None),
+    centred: bool = True,
+    epsilon: Any = 1e-6,
+    mask: Any = None,
+    masked_output: str = "zero",
+    unit: Any = None,
+    out_unit: Any = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    use_fast_variance: bool = True,
+    dtype: Any = None,
+    affine: Affine | None = None,
+    name: str = "normalize",
+) -> Any:
+    """Normalize `x`: the way that all norms share. The options are those of :mod:`braindnorm.functional`."""
+    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
+    out_unit = units.check_unit(out_unit, option="out_unit", name=name)
+    learned, out_unit = units.strip_parameters({"scale": scale, "bias": bias}, out_unit, name=name)
+    out_unit = reference if out_unit is None else out_unit
+    array = real_array(mantissa, name=name)
+    over = _reduction(array.shape, reduction_axes, feature_axis, groups, name)
+    over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
+    valid = align(mask, array.shape, name=name)
+    padding = _padding(array, masked_output, reference, out_unit, name)
+    result = result_dtype([array, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
+    wide = array.astype(jnp.promote_types(array.dtype, jnp.promote_types(dtype or jnp.float32, jnp.float32)))
+    variance = units.variance_of(epsilon, reference, name=name)
+    z = _standardize(wide, over, valid, variance, centred=centred, keep_padding=masked_output == "normalize")
+    y = _affine(z, learned, affine, name).astype(result)
+    if valid is not None and padding is not None:
+        y = jnp.where(valid, y, padding.astype(result))
+    return units.restore(y, out_unit)
+
+
+def real_array(x: Any, *, name: str) -> jax.Array:
+    """Return `x` as an array of floats; integers and booleans (spikes) become float.
+
+    Raises
+    ------
+    DtypeError
+        If it is complex, or no array of numbers at all.
+    """
+    try:
+        array = jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{name}: the input must be an array of numbers; got {type(x).__name__}.") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise DtypeError(
+            f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real and"
+            " imaginary parts, or its magnitude."
+        )
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
+    """Return the dtype of the result: the one asked for, or the promotion of the input and the parameters.
+
+    Raises
+    ------
+    DtypeError
+        If the one asked for is not a real floating dtype.
+    """
+    if dtype is None:
+        return jnp.result_type(*[a for a in arrays if a is not None]) if arrays else None
+    try:
+        asked = jnp.dtype(dtype)
+    except TypeError:
+        raise DtypeError(f"{name}: dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
+    if not jnp.issubdtype(asked, jnp.floating):
+        raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
+    return asked
+
+
+def check_masked_output(masked_output: Any, *, name: str) -> None:
+    """Raise unless `masked_output` is one of its three modes."""
+    if masked_output not in ("zero", "input", "normalize"):
+        raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")
+
+
+def _reduction(
+    shape: Sequence[int], axes: Axes | None, feature_axis: int | None, groups: tuple[Any, Any], name: str
+) -> Reduction:
+    if feature_axis is None:
+        return Reduction(canonical_axes(axes, len(shape), option="reduction_axes", name=name), name=name)
+    (channel,) = canonical_axes(feature_axis, len(shape), option="feature_axis", name=name)
+    num_groups, _ = split_groups(shape[channel], *groups, name=name)
+    if axes is None:
+        batch = 0 if channel else None
+        reduced: Sequence[int] = [axis for axis in range(len(shape)) if axis != batch]
+    else:
+        reduced = canonical_axes(axes, len(shape), option="reduction_axes", name=name)
+    return Reduction(tuple(axis for axis in reduced if axis != channel), channel, num_groups, name=name)
+
+
+def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> jax.Array | None:
+    """Return what comes out at masked positions; None where it is the normalized input."""
+    check_masked_output(masked_output, name=name)
+    if masked_output == "zero":
+        return jnp.zeros((), array.dtype)
+    if masked_output == "normalize":
+        return None
+    if not reference.has_same_dim(out_unit):
+        raise UnitError(
+            f"{name}: masked_output='input' would pass an input in {reference} through to an output in {out_unit}. Use"
+            f" 'zero' or 'normalize', or an out_unit of the input's dimension."
+        )
+    return jnp.asarray(units.convert(array, reference, out_unit))
+
+
+def _standardize(
+    x: jax.Array, over: Reduction, valid: jax.Array | None, epsilon: Any, *, centred: bool, keep_padding: bool
+) -> jax.Array:
+    """Return z: the deviations over the standard deviation, 0 in a group with nothing valid."""
+    if keep_padding and valid is not None:
+        x = jnp.where(valid | jnp.isfinite(x), x, 0)
+    found, deviation = deviations(x, over, valid, centred=centred)
+    scale = rstd(found.var, epsilon)
+    return deviation * (scale if valid is None else jnp.where(found.count > 0, scale, 0))
+
+
+def _affine(z: jax.Array, learned: dict[str, Any], affine: Affine | None, name: str) -> jax.Array:
+    if affine is not None:
+        return affine.execute(z).reshape(z.shape)
+    if learned["scale"] is not None:
+        z = z * fit_parameter(learned["scale"], z.shape, option="scale", name=name)
+    if learned["bias"] is not None:
+        z = z + fit_parameter(learned["bias"], z.shape, option="bias", name=name)
+    return z

@@ -1,0 +1,35 @@
+"""What braindnorm raises when it cannot do what was asked.
+
+Every message says what was asked, what came, and what to do. Each class is also the builtin that a
+caller would catch without knowing this module.
+"""
+
+__all__ = ["AxisError", "AxisNameError", "DtypeError", "MaskError", "NormError", "OptionError", "UnitError"]
+
+
+class NormError(Exception):
+    """The base of every error that braindnorm raises on purpose."""
+
+
+class OptionError(NormError, ValueError):
+    """An option has a value that means nothing here."""
+
+
+class AxisError(NormError, ValueError):
+    """An axis or a size does not fit the array."""
+
+
+class MaskError(NormError, ValueError):
+    """A mask cannot be read, or does not fit the array in exactly one way."""
+
+
+class UnitError(NormError, TypeError):
+    """A physical unit is missing, or is of the wrong dimension."""
+
+
+class DtypeError(NormError, TypeError):
+    """A dtype that a norm has no meaning for."""
+
+
+class AxisNameError(NormError, NameError):
+    """A named (mapped) axis is not bound, or cannot be reduced here."""

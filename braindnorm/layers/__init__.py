@@ -1,0 +1,29 @@
+"""The norms as brainstate Modules: a thin shell each over :mod:`braindnorm.functional`.
+
+Notes
+-----
+Every argument of the layer of the same name in ``brainstate.nn`` is taken here with the same meaning and default, and the
+states have the same paths and shapes, so a checkpoint of one loads in the other.
+
+**Arguments that the layers share** (those named in :mod:`braindnorm.functional` mean the same here: `epsilon`,
+`masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`, `use_fast_variance`, `dtype`):
+
+in_size : int or sequence of int
+    The size of the input without its batch axes. Scale and bias have its length on the feature axes and 1 elsewhere.
+use_scale, use_bias : bool
+    Whether to learn a scale (gamma) and a bias (beta).
+scale_init, bias_init : callable, array_like or Quantity
+    Their initial values. A quantity sets `out_unit` (the threshold-dependent scale ``Constant(alpha * V_th)``) and is
+    stored as a plain array, so that optimizers and checkpoints see plain parameters.
+param_type : type
+    The ParamState that holds scale and bias; its ``execute(z)`` applies them.
+name : str, optional
+    The module's name, which errors show.
+"""
+
+from ._affine import NormParam
+from .group_norm import GroupNorm
+from .layer_norm import LayerNorm
+from .rms_norm import RMSNorm
+
+__all__ = ["GroupNorm", "LayerNorm", "NormParam", "RMSNorm"]

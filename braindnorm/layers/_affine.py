@@ -1,0 +1,103 @@
+"""The learned scale and bias of a layer: how they are made, and how they are applied."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+
+from .. import units
+from .._axes import feature_shape
+from ..errors import AxisError, OptionError
+from ._wiring import label
+
+
+class NormParam(brainstate.ParamState):
+    """The scale and bias of a norm, ``{'scale': ..., 'bias': ...}``, as plain arrays that count in the output's unit.
+
+    A subclass whose ``execute`` does more (online learning, a constraint) goes to a layer as ``param_type``.
+    """
+
+    def execute(self, x: jax.Array) -> jax.Array:
+        """Return ``x * scale + bias``, with what there is of the two."""
+        for key, apply in (("scale", jnp.multiply), ("bias", jnp.add)):
+            if key in self.value:
+                x = apply(x, self.value[key])
+        return x
+
+
+def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_unit: Any) -> tuple[Any, Any]:
+    """Initialize the scale and bias of a layer.
+
+    Parameters
+    ----------
+    layer : Module
+        Their owner, with `in_size`, `feature_axes` and an initializer ``<key>_init`` for each.
+    param_type : type
+        The state that holds them.
+    learn : dict of str to bool
+        Which there are.
+    out_unit : Unit or None
+        The declared unit of the output.
+
+    Returns
+    -------
+    tuple
+        The state (None without parameters), and the unit of the output (None if nothing sets one).
+    """
+    name = label(layer)
+    shape = feature_shape(layer.in_size, layer.feature_axes)
+    initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
+    plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit", name=name), name=name)
+    return (param_type({key: jnp.asarray(v) for key, v in plain.items()}) if plain else None), out_unit
+
+
+def learned(weight: Any) -> dict[str, Any]:
+    """Return the parameters as arguments of a functional norm.
+
+    Scale and bias themselves where ``execute`` is the plain one, so that they can be fused with the norm; else the state,
+    whose ``execute`` is called.
+    """
+    if weight is None:
+        return {}
+    if type(weight).execute is NormParam.execute:
+        return dict(weight.value)
+    return {"affine": weight}
+
+
+def check_features(layer: Any, x: Any, weight: Any) -> None:
+    """Raise unless every feature axis of `x` is as long as the parameters' is now.
+
+    The parameters are compared, not `in_size`: inside a shard both are shorter than the whole.
+
+    Raises
+    ------
+    AxisError
+        Showing both lengths.
+    """
+    if weight is None:
+        return
+    shape, parameter = jnp.shape(units.unwrap(x)), jax.tree.leaves(weight.value)[0].shape
+    for axis in layer.feature_axes:
+        right = axis - len(layer.in_size)
+        if -right > len(shape) or shape[right] != parameter[right]:
+            raise AxisError(
+                f"{label(layer)}: axis {right} of the input must be {parameter[right]} long, as scale and bias are; got an"
+                f" input of shape {shape}. Check in_size and the feature axes, or reshape the input."
+            )
+
+
+def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
+    option = f"{key}_init"
+    init = getattr(layer, option)
+    try:
+        value = brainstate.nn.init.param(init, shape, allow_none=False)
+    except ValueError as error:
+        raise OptionError(f"{label(layer)}: {option}={init!r} makes no parameter of shape {shape}: {error}") from error
+    mantissa, unit = units.strip(value, None, name=label(layer))
+    if jnp.ndim(mantissa) == 0:
+        return units.restore(jnp.full(shape, mantissa), unit)
+    if jnp.shape(mantissa) != shape:
+        raise OptionError(f"{label(layer)}: {option} made shape {jnp.shape(mantissa)}, but scale and bias have {shape}.")
+    return value

@@ -1,0 +1,41 @@
+"""What a layer hands to its functional norm, and what it can refuse before it has seen an input."""
+
+from typing import Any
+
+import brainstate
+
+from .. import units
+from .._normalize import check_masked_output, result_dtype
+
+OPTIONS = (
+    "epsilon", "unit", "out_unit", "masked_output", "axis_name", "axis_index_groups", "use_fast_variance", "dtype",
+)  # fmt: skip
+
+
+def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
+    """Set the shared options as attributes of a layer, and refuse those that no input could make right.
+
+    The checks are those of the functional norm itself, asked early.
+    """
+    name = label(layer)
+    unit = units.check_unit(options["unit"], option="unit", name=name)
+    units.check_unit(options["out_unit"], option="out_unit", name=name)
+    check_masked_output(options["masked_output"], name=name)
+    result_dtype([], options["dtype"], name=name)
+    units.check_epsilon(options["epsilon"], unit, name=name)
+    for key in OPTIONS:
+        setattr(layer, key, options[key])
+
+
+def call_options(layer: Any) -> dict[str, Any]:
+    """Return the shared options of a layer as arguments of its functional norm."""
+    return {"name": label(layer), **{key: getattr(layer, key) for key in OPTIONS}}
+
+
+def label(layer: brainstate.nn.Module) -> str:
+    """Return what errors call a layer: its class, and its name or else its size."""
+    kind = type(layer).__name__
+    if layer.name is not None:
+        return f"{kind} {layer.name!r}"
+    return kind if layer.in_size is None else f"{kind}(in_size={layer.in_size})"
+

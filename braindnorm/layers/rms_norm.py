@@ -1,0 +1,147 @@
+"""Root mean square normalization as a Module."""
+
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Self
+
+import brainstate
+from brainstate.nn import init
+
+from .. import functional
+from .._axes import Axes, as_axes, as_size, canonical_axes
+from ._affine import NormParam, check_features, learned, make_affine
+from ._wiring import call_options, keep_options, label
+
+
+class RMSNorm(brainstate.nn.Module):
+    r"""Root mean square normalization [1]_ that knows units and masks: no centring, no bias.
+
+    .. math:: y = \gamma \, \frac{x}{\sqrt{\tfrac1n \sum x^2 + \varepsilon}}
+
+    with the sum over the n valid elements along `reduction_axes`.
+
+    Parameters
+    ----------
+    in_size : int or sequence of int
+        The size of the input without its batch axes.
+    reduction_axes : int or sequence of int
+        The axes of the input that the mean square runs over. Write negative ones: they count from the right, whatever batch
+        or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
+    feature_axes : int or sequence of int
+        The axes of `in_size` along which the scale varies.
+    **options
+        `epsilon`, `use_scale`, `scale_init`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `param_type`, `unit`, `out_unit`, `masked_output`, `name`:
+        see :mod:`braindnorm.layers`.
+
+    Raises
+    ------
+    NormError
+        See :mod:`braindnorm.functional`.
+
+    See Also
+    --------
+    LayerNorm : with centring and bias.
+    braindnorm.functional.rms_norm : the same as a function.
+
+    References
+    ----------
+    .. [1] Zhang, B. and Sennrich, R. (2019). Root mean square layer normalization. NeurIPS 32. arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm import RMSNorm
+    >>> RMSNorm(2, unit=u.nA)(jnp.array([3000., 4000.]) * u.pA).round(3)
+    Quantity([0.849, 1.131], "nA")
+    """
+
+    def __init__(
+        self,
+        in_size: int | Sequence[int],
+        *,
+        epsilon: Any = 1e-6,
+        dtype: Any = None,
+        use_scale: bool = True,
+        scale_init: Any = init.Constant(1.0),  # noqa: B008  (brainstate's default, without state)
+        reduction_axes: Axes = -1,
+        feature_axes: Axes = -1,
+        axis_name: Hashable | None = None,
+        axis_index_groups: Sequence[Sequence[int]] | None = None,
+        use_fast_variance: bool = True,
+        param_type: type = NormParam,
+        unit: Any = None,
+        out_unit: Any = None,
+        masked_output: str = "zero",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        self.in_size = self.out_size = as_size(in_size, name=label(self))
+        self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
+        self.feature_axes = canonical_axes(feature_axes, len(self.in_size), option="feature_axes", name=label(self))
+        self.use_scale, self.scale_init = use_scale, scale_init
+        self.scale, out_unit = make_affine(self, param_type, {"scale": use_scale}, out_unit)
+        keep_options(
+            self,
+            epsilon=epsilon,
+            axis_name=axis_name,
+            axis_index_groups=axis_index_groups,
+            use_fast_variance=use_fast_variance,
+            dtype=dtype,
+            unit=unit,
+            out_unit=out_unit,
+            masked_output=masked_output,
+        )
+
+    @classmethod
+    def from_normalized_shape(
+        cls,
+        normalized_shape: int | Sequence[int],
+        epsilon: Any = 1e-5,
+        elementwise_affine: bool = True,
+        **options: Any,
+    ) -> Self:
+        """Build the layer as torch and BrainPy spell it: the trailing axes, with an elementwise scale.
+
+        Parameters
+        ----------
+        normalized_shape : int or sequence of int
+            The lengths of the trailing axes that are normalized.
+        epsilon : float or Quantity
+            As in the constructor.
+        elementwise_affine : bool
+            Whether to learn a scale for every element of `normalized_shape`.
+        **options
+            The other options of the constructor.
+
+        Examples
+        --------
+        >>> from braindnorm import RMSNorm
+        >>> RMSNorm.from_normalized_shape((4, 8)).scale.value["scale"].shape
+        (4, 8)
+        """
+        size = as_size(normalized_shape, name=cls.__name__)
+        axes = tuple(range(-len(size), 0))
+        return cls(
+            size, epsilon=epsilon, use_scale=elementwise_affine, reduction_axes=axes, feature_axes=axes, **options
+        )
+
+    def update(self, x: Any, *, mask: Any = None) -> Any:
+        """Normalize `x`.
+
+        Parameters
+        ----------
+        x : array_like or Quantity
+            The input; its trailing axes are those of `in_size`.
+        mask : array_like of bool or int, optional
+            True or non-zero where the input is valid, broadcast to it from the right.
+
+        Returns
+        -------
+        Array or Quantity
+            Of the shape of `x`, in `out_unit`.
+        """
+        check_features(self, x, self.scale)
+        return functional.rms_norm(
+            x, reduction_axes=self.reduction_axes, mask=mask, **learned(self.scale), **call_options(self)
+        )

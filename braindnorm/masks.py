@@ -1,0 +1,190 @@
+"""Masks: which elements are valid. Read, aligned with the input, and built from what an experiment knows.
+
+True (or non-zero) means valid. Masks broadcast as numpy broadcasts, from the right, and a mask that could be meant in
+another way is refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._axes import canonical_axes
+from .errors import MaskError
+from .units import is_event, strip, unwrap
+
+__all__ = ["from_end_times", "from_lengths", "from_nan"]
+
+
+def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
+    """Return the mask as booleans with as many axes as the input, not yet broadcast; None stays None.
+
+    Parameters
+    ----------
+    mask : array_like of bool or int, BinaryArray or None
+        True or non-zero where the input is valid.
+    shape : sequence of int
+        The input's shape.
+    name : str
+        What errors call the norm.
+
+    Raises
+    ------
+    MaskError
+        If the mask is of floats (a weight is not a mask), does not broadcast to `shape`, or has fewer axes than the
+        input and fits its leading ones.
+    """
+    if mask is None:
+        return None
+    valid = _as_booleans(mask, name)
+    padded = (1,) * (len(shape) - valid.ndim) + valid.shape
+    fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and _broadcasts(valid.shape, shape)
+    if fits_leading:
+        write = ", ".join(["...", *["None"] * (len(shape) - valid.ndim)])
+        both = " and its trailing axes too" if _broadcasts(padded, shape) else ""
+        raise MaskError(
+            f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both}, but"
+            f" masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
+            f" {len(shape)} axes."
+        )
+    if len(padded) > len(shape) or not _broadcasts(padded, shape):
+        raise MaskError(
+            f"{name}: a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
+            " entry, or 1, for each axis of the input."
+        )
+    return valid.reshape(padded)
+
+
+def _as_booleans(mask: Any, name: str) -> jax.Array:
+    try:
+        array = jnp.asarray(unwrap(mask))
+    except (TypeError, ValueError) as error:
+        raise MaskError(
+            f"{name}: the mask must be an array of booleans or of integers 0 and 1; got {mask!r}."
+        ) from error
+    if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or is_event(mask)):
+        raise MaskError(
+            f"{name}: the mask is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
+            " mask != 0, or mask > 0.5 if it is a probability."
+        )
+    return array != 0
+
+
+def _broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:
+    """Tell whether each axis of the mask is 1 or as long as the array's, counted from the left."""
+    return all(m in (1, n) for m, n in zip(mask_shape, shape, strict=False))
+
+
+def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
+    """Mask the steps after the end of each trial, given how many steps each has.
+
+    Parameters
+    ----------
+    lengths : array_like of int
+        Valid steps of each trial, of any shape, usually (batch,).
+    num_steps : int
+        Steps T of the padded data.
+
+    Returns
+    -------
+    Array
+        Booleans of shape (T, *lengths.shape), time first, as ``for_loop`` and ``scan`` run: True while the trial lasts.
+        For data of shape (T, batch, features) write ``mask[..., None]``.
+
+    Raises
+    ------
+    MaskError
+        If lengths are not integers, or (where their values are known) not between 0 and T.
+
+    Examples
+    --------
+    >>> from braindnorm.masks import from_lengths
+    >>> from_lengths([1, 3], 3).astype(int)
+    Array([[1, 1],
+           [0, 1],
+           [0, 1]], dtype=int32)
+    """
+    counts = jnp.asarray(lengths)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        raise MaskError(f"from_lengths: lengths must be integers (numbers of steps); got dtype {counts.dtype}.")
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 0:
+        raise MaskError(f"from_lengths: num_steps must be an integer, zero or larger; got {num_steps!r}.")
+    if counts.size and not isinstance(counts, jax.core.Tracer) and not 0 <= counts.min() <= counts.max() <= num_steps:
+        raise MaskError(
+            f"from_lengths: lengths must lie between 0 and num_steps={num_steps}; got {counts.min()} to {counts.max()}."
+        )
+    return _steps(num_steps, counts.ndim) < counts
+
+
+def from_end_times(end_times: Any, times: Any) -> jax.Array:
+    """Mask the steps at and after the end of each trial, given in time.
+
+    Parameters
+    ----------
+    end_times : Quantity or array_like
+        When each trial ends, of any shape.
+    times : Quantity or array_like
+        The time of each step, of shape (T,), in any unit of the same dimension.
+
+    Returns
+    -------
+    Array
+        Booleans of shape (T, *end_times.shape): True at the steps before the end.
+
+    Raises
+    ------
+    MaskError
+        If times is not one-dimensional.
+    UnitError
+        If one is in a unit of another dimension than the other.
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm.masks import from_end_times
+    >>> from_end_times(jnp.array([1., 2.5]) * u.ms, jnp.arange(3) * 1000. * u.us).astype(int)
+    Array([[1, 1],
+           [0, 1],
+           [0, 1]], dtype=int32)
+    """
+    ends, unit = strip(end_times, None, name="from_end_times")
+    steps, _ = strip(times, unit, name="from_end_times")
+    ends, steps = jnp.asarray(ends), jnp.asarray(steps)
+    if steps.ndim != 1:
+        raise MaskError(f"from_end_times: times must have one axis, the steps; got shape {steps.shape}.")
+    return steps.reshape(-1, *[1] * ends.ndim) < ends
+
+
+def from_nan(x: Any, axes: Any = ()) -> jax.Array:
+    """Mask the gaps of a recording, where it is NaN.
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The recording.
+    axes : int or tuple of int, optional
+        Axes along which one NaN masks all: with ``axes=-1`` a step counts only if every channel was recorded.
+
+    Returns
+    -------
+    Array
+        Booleans with the axes of `x`, of length 1 along `axes`: True where nothing is missing.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from braindnorm.masks import from_nan
+    >>> from_nan(jnp.array([[1., jnp.nan], [2., 3.]]), axes=-1)
+    Array([[False],
+           [ True]], dtype=bool)
+    """
+    mantissa, _ = strip(x, None, name="from_nan")
+    present = ~jnp.isnan(jnp.asarray(mantissa))
+    along = canonical_axes(axes, present.ndim, option="axes", name="from_nan")
+    return jnp.all(present, axis=along, keepdims=True)
+
+
+def _steps(num_steps: int, trailing: int) -> jax.Array:
+    return jnp.arange(num_steps).reshape(-1, *[1] * trailing)

@@ -1,0 +1,10 @@
+"""The boundary between physical quantities and plain arrays.
+
+A unit comes off here before any arithmetic and goes back on here after it. No other module of the
+package touches ``brainunit.Quantity``, so everything between the two is plain JAX: under ``jit`` a quantity
+and its mantissa compile to the same program.
+"""
+
+from ._boundary import UNITLESS, check_epsilon, check_unit, convert, is_event, restore, strip, strip_parameters, unwrap, variance_of
+
+__all__ = ["UNITLESS", "check_epsilon", "check_unit", "convert", "is_event", "restore", "strip", "strip_parameters", "unwrap", "variance_of"]

@@ -1,0 +1,176 @@
+"""Split a unit off, attach one, read an epsilon: the three crossings of the boundary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import brainstate
+import brainunit as u
+import jax
+import numpy as np
+
+from ..errors import OptionError, UnitError
+
+UNITLESS: u.Unit = u.UNITLESS
+
+
+def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:
+    """Return `unit` if it is a unit or None.
+
+    Raises
+    ------
+    UnitError
+        If it is anything else, a quantity included.
+    """
+    if unit is None or isinstance(unit, u.Unit):
+        return unit
+    raise UnitError(
+        f"{name}: {option} must be a brainunit Unit such as brainunit.mV, or None; got {unit!r} of type"
+        f" {type(unit).__name__}."
+    )
+
+
+def is_event(x: Any) -> bool:
+    """Tell whether `x` wraps events, as ``brainevent.BinaryArray`` does: whatever the dtype, non-zero is an event."""
+    arrays = jax.Array | np.ndarray | np.generic | u.Quantity | brainstate.State
+    return not isinstance(x, arrays) and hasattr(x, "value") and hasattr(x, "dtype")
+
+
+def unwrap(x: Any) -> Any:
+    """Return the array (or quantity) inside an event array or a State; anything else as it is."""
+    return x.value if is_event(x) or isinstance(x, brainstate.State) else x
+
+
+def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
+    """Take the unit off `x`.
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The input.
+    unit : Unit or None
+        The reference unit. With None, the unit that arrives is the reference.
+    name : str
+        What errors call the norm.
+
+    Returns
+    -------
+    tuple
+        The mantissa of `x` in the reference unit, and that unit.
+
+    Raises
+    ------
+    UnitError
+        If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
+    """
+    mantissa, arrived = u.split_mantissa_unit(unwrap(x))
+    if unit is None:
+        return mantissa, arrived
+    if arrived.is_unitless and not unit.is_unitless:
+        raise UnitError(
+            f"{name} is declared with unit={unit}, but got a plain array without a unit. Attach it"
+            f" (x * brainunit.{unit}), or build the norm with unit=None."
+        )
+    if not arrived.has_same_dim(unit):
+        raise UnitError(
+            f"{name} is declared with unit={unit}, but got an input in {arrived}, which is of another dimension."
+            f" Pass a quantity that converts to {unit}, or build the norm with unit={arrived}."
+        )
+    return convert(mantissa, arrived, unit), unit
+
+
+def convert(mantissa: Any, source: u.Unit, target: u.Unit) -> Any:
+    """Rescale a mantissa between units of one dimension, without any arithmetic where they are equal."""
+    if source == target:
+        return mantissa
+    return u.Quantity(mantissa, unit=source).to_decimal(target)
+
+
+def restore(y: jax.Array, unit: u.Unit) -> Any:
+    """Attach `unit` to `y`; a unitless result stays a plain array."""
+    return y if unit.is_unitless else u.Quantity(y, unit=unit)
+
+
+def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
+    r"""Read an epsilon as a variance that counts in `unit` squared.
+
+    Parameters
+    ----------
+    epsilon : float or Quantity
+        A plain number counts in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
+        dimension of `unit` is a standard deviation :math:`\sigma`, and is squared.
+    unit : Unit
+        The reference unit.
+    name : str
+        What errors call the norm.
+
+    Raises
+    ------
+    UnitError
+        If the dimension is another one.
+    OptionError
+        If epsilon is negative, not finite or no scalar.
+    """
+    mantissa, given = u.split_mantissa_unit(epsilon)
+    if given.is_unitless:
+        value = mantissa
+    elif given.has_same_dim(unit):
+        value = convert(mantissa, given, unit) ** 2
+    elif given.has_same_dim(unit**2):
+        value = convert(mantissa, given, unit**2)
+    else:
+        raise UnitError(
+            f"{name}: epsilon is in {given}, but the input is in {unit}. Give a plain number (it counts in"
+            f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
+        )
+    return _non_negative(mantissa, value, name)
+
+
+def check_epsilon(epsilon: Any, unit: u.Unit | None, *, name: str) -> None:
+    """Raise if `epsilon` is wrong whatever comes: a quantity needs a unit to be compared with."""
+    if unit is not None or u.split_mantissa_unit(epsilon)[1].is_unitless:
+        variance_of(epsilon, UNITLESS if unit is None else unit, name=name)
+
+
+def _non_negative(given: Any, value: Any, name: str) -> Any:
+    if isinstance(given, jax.core.Tracer):
+        return value
+    number = np.asarray(given)
+    if number.ndim or number.dtype.kind not in "fiu" or not np.isfinite(number) or number < 0:
+        raise OptionError(f"{name}: epsilon must be one finite number, zero or larger; got {given!r}.")
+    return value
+
+
+def strip_parameters(
+    parameters: Mapping[str, Any], out_unit: u.Unit | None, *, name: str
+) -> tuple[dict[str, Any], u.Unit | None]:
+    """Take the units off scale and bias, which count in the output's unit.
+
+    Returns
+    -------
+    tuple
+        The plain parameters, and the output's unit: `out_unit`, or else the unit of the first parameter that has one, or
+        else None.
+
+    Raises
+    ------
+    UnitError
+        If a parameter is of another dimension than `out_unit`, or the parameters disagree.
+    """
+    plain: dict[str, Any] = {}
+    source = "out_unit"
+    for key, value in parameters.items():
+        if value is None:
+            plain[key] = None
+            continue
+        mantissa, given = u.split_mantissa_unit(value)
+        if not given.is_unitless:
+            if out_unit is None:
+                out_unit, source = given, key
+            if not given.has_same_dim(out_unit):
+                raise UnitError(
+                    f"{name}: {key} is in {given}, but {source} is in {out_unit}. Scale and bias count in the output's"
+                    f" unit: give both in one dimension, and out_unit in the same or not at all."
+                )
+            mantissa = convert(mantissa, given, out_unit)
+        plain[key] = mantissa
+    return plain, out_unit
