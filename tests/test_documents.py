@@ -112,5 +112,5 @@ def test_there_is_something_to_run() -> None:
 def test_every_fence_is_found() -> None:
     for page in PAGES:
         lines = page.read_text(encoding="utf-8").splitlines()
-        fences = sum(line.lstrip().startswith("```") for line in lines)
+        fences = sum(line.lstrip().startswith(("```", "~~~")) for line in lines)
         assert fences == 2 * len(blocks_of(page)), page.name
