@@ -54,9 +54,7 @@ def as_size(size: Any, *, name: str) -> tuple[int, ...]:
     except TypeError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise AxisError(
-            f"{name}: in_size must be a positive integer or a tuple of them, such as (128,); got {size!r}."
-        )
+        raise AxisError(f"{name}: in_size must be a positive integer or a tuple of them, such as (128,); got {size!r}.")
     return sizes
 
 
@@ -114,9 +112,7 @@ def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) 
         raise OptionError(f"{name}: {option} must be an integer; got {given!r}.") from None
     if part < 1 or channels % part:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-        raise OptionError(
-            f"{name}: {option}={part} does not divide the {channels} channels. Choose one of {divisors}."
-        )
+        raise OptionError(f"{name}: {option}={part} does not divide the {channels} channels. Choose one of {divisors}.")
     return (part, channels // part) if option == "num_groups" else (channels // part, part)
 
 

@@ -23,8 +23,8 @@ def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int
     axis_name : hashable or tuple of hashable
         The axis that ``vmap``, ``pmap`` or ``shard_map`` binds, or several.
     groups : sequence of sequence of int or None
-        Indices along the axis that are summed together, of even or uneven size. JAX refuses such groups under ``vmap`` and
-        under ``shard_map(check_vma=True)``, so they are made from a sum in which every group has a row of its own.
+        Indices along the axis that are summed together, of even or uneven size. JAX refuses such groups under ``vmap``
+        and under ``shard_map(check_vma=True)``, so they are made from a sum in which every group has a row of its own.
     name : str
         What errors call the norm.
 
@@ -50,7 +50,8 @@ def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int
 
 def _psum(v: jax.Array, axis_name: AxisName, name: str) -> jax.Array:
     try:
-        return jax.lax.psum(v, axis_name)
+        summed: jax.Array = jax.lax.psum(v, axis_name)
+        return summed
     except AssertionError as error:
         raise AxisNameError(
             f"{name}: axis_name={axis_name!r} is bound by a vmap inside shard_map(check_vma=True), and JAX cannot sum"

@@ -19,7 +19,7 @@ from ._collectives import AxisName, sum_devices
 class Moments(NamedTuple):
     """The count, the mean and the centred sum of squares of a set of numbers."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody asks of moments
     mean: jax.Array
     m2: jax.Array
 
@@ -89,7 +89,7 @@ def deviations(
     :math:`K + \delta` is not formed on the way to the deviations, so nothing cancels: -65 mV with a spread of 0.01 mV
     keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`.
 
-    The deviation of a masked element is its own; the caller decides what comes out there.
+    The deviation of a masked element is its own, and must be finite to differentiate through.
     """
     seen = zero_masked(x, valid)
     count = local_count(x.shape, valid, over, x.dtype)
@@ -113,7 +113,8 @@ def at_least_one(count: jax.Array) -> jax.Array:
     The barrier keeps XLA from replacing a division by a constant with a multiplication by its rounded reciprocal, which
     would leave a constant shift a tangent that is not exactly 0.
     """
-    return jax.lax.optimization_barrier(jnp.maximum(count, 1))
+    divisor: jax.Array = jax.lax.optimization_barrier(jnp.maximum(count, 1))
+    return divisor
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -1,26 +1,18 @@
 """One call of a norm, from the unit that comes off to the unit that goes on."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 
 from . import units
-from ._axes import Axes, canonical_axes, fit_parameter, split_groups
+from ._axes import Axes, canonical_axes, split_groups
 from ._collectives import AxisName
-from ._moments import Reduction, deviations, rstd
+from ._moments import Reduction
+from ._standardize import Affine, Standardization, standardize
 from .errors import DtypeError, OptionError, UnitError
 from .masks import align
-
-
-class Affine(Protocol):
-    """What applies scale and bias: a ParamState whose `execute` may be more than arithmetic."""
-
-    value: Any
-
-    def execute(self, x: jax.Array) -> jax.Array:
-        """Apply scale and bias to z."""
 
 
 class NormOptions(TypedDict, total=False):
@@ -71,10 +63,11 @@ def normalize(
     valid = align(mask, array.shape, name=name)
     padding = _padding(array, masked_output, reference, out_unit, name)
     result = result_dtype([array, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
-    wide = array.astype(jnp.promote_types(array.dtype, jnp.promote_types(dtype or jnp.float32, jnp.float32)))
-    variance = units.variance_of(epsilon, reference, name=name)
-    z = _standardize(wide, over, valid, variance, centred=centred, keep_padding=masked_output == "normalize")
-    y = _affine(z, learned, affine, name).astype(result)
+    how = Standardization(
+        over, units.variance_of(epsilon, reference, name=name), centred, use_fast_variance, masked_output == "normalize"
+    )
+    wide = jnp.promote_types(jnp.promote_types(array.dtype, result), jnp.float32)
+    y = standardize(array, valid, how, wide, affine=affine, **learned).astype(result)
     if valid is not None and padding is not None:
         y = jnp.where(valid, y, padding.astype(result))
     return units.restore(y, out_unit)
@@ -94,8 +87,8 @@ def real_array(x: Any, *, name: str) -> jax.Array:
         raise DtypeError(f"{name}: the input must be an array of numbers; got {type(x).__name__}.") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise DtypeError(
-            f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real and"
-            " imaginary parts, or its magnitude."
+            f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
+            " and imaginary parts, or its magnitude."
         )
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array
@@ -155,24 +148,3 @@ def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any
             f" 'zero' or 'normalize', or an out_unit of the input's dimension."
         )
     return jnp.asarray(units.convert(array, reference, out_unit))
-
-
-def _standardize(
-    x: jax.Array, over: Reduction, valid: jax.Array | None, epsilon: Any, *, centred: bool, keep_padding: bool
-) -> jax.Array:
-    """Return z: the deviations over the standard deviation, 0 in a group with nothing valid."""
-    if keep_padding and valid is not None:
-        x = jnp.where(valid | jnp.isfinite(x), x, 0)
-    found, deviation = deviations(x, over, valid, centred=centred)
-    scale = rstd(found.var, epsilon)
-    return deviation * (scale if valid is None else jnp.where(found.count > 0, scale, 0))
-
-
-def _affine(z: jax.Array, learned: dict[str, Any], affine: Affine | None, name: str) -> jax.Array:
-    if affine is not None:
-        return affine.execute(z).reshape(z.shape)
-    if learned["scale"] is not None:
-        z = z * fit_parameter(learned["scale"], z.shape, option="scale", name=name)
-    if learned["bias"] is not None:
-        z = z + fit_parameter(learned["bias"], z.shape, option="bias", name=name)
-    return z

@@ -20,15 +20,15 @@ unit : Unit, optional
     The reference unit: input is converted to it, and anything of another dimension is refused, a plain array too. With
     None it is the unit that arrives.
 out_unit : Unit, optional
-    The unit of the output, in which scale and bias count. None restores the reference unit (or takes the unit of a scale
-    or bias that is a quantity); ``brainunit.UNITLESS`` gives a plain array.
+    The unit of the output, in which scale and bias count. None restores the reference unit (or takes the unit of a
+    scale or bias that is a quantity); ``brainunit.UNITLESS`` gives a plain array.
 axis_name : hashable or tuple of hashable, optional
     Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
 axis_index_groups : sequence of sequence of int, optional
     Indices along `axis_name` that share statistics: each index once, groups even or uneven.
 use_fast_variance : bool
-    True is right to the rounding of a careful two-pass (2e-3 at -65 mV with a spread of 0.01 mV in float32). False uses a
-    compensated mean (1e-5 there), and gives a constant shift a tangent of exactly 0.
+    True is right to the rounding of a careful two-pass (2e-3 at -65 mV with a spread of 0.01 mV in float32). False uses
+    a compensated mean (1e-5 there), and gives a constant shift a tangent of exactly 0.
 dtype : dtype, optional
     The dtype of the result. None promotes the input with scale and bias; integers and booleans become float. Statistics
     are at least float32.
@@ -39,8 +39,8 @@ name : str
 
 **Errors that every norm shares**: :class:`~braindnorm.errors.UnitError`, :class:`~braindnorm.errors.MaskError`,
 :class:`~braindnorm.errors.AxisError`, :class:`~braindnorm.errors.AxisNameError`,
-:class:`~braindnorm.errors.DtypeError` and :class:`~braindnorm.errors.OptionError`. Each message says what was asked, what
-came, and what to do.
+:class:`~braindnorm.errors.DtypeError` and :class:`~braindnorm.errors.OptionError`. Each message says what was asked,
+what came, and what to do.
 """
 
 from typing import Any, NamedTuple, Unpack
@@ -163,7 +163,8 @@ def group_norm(
     x : array_like or Quantity
         The input, of any shape.
     num_groups, group_size : int or None
-        How many groups, or how many channels in each: one of them, and None for the other (a group_size alone is enough).
+        How many groups, or how many channels in each: one of them, and None for the other (a group_size alone is
+        enough).
     scale, bias : array_like or Quantity, optional
         :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
     feature_axis : int
@@ -197,9 +198,7 @@ def group_norm(
     """
     options.setdefault("name", "group_norm")
     groups = (num_groups, group_size)
-    return normalize(
-        x, scale, bias, reduction_axes=reduction_axes, feature_axis=feature_axis, groups=groups, **options
-    )
+    return normalize(x, scale, bias, reduction_axes=reduction_axes, feature_axis=feature_axis, groups=groups, **options)
 
 
 class Statistics(NamedTuple):
@@ -239,8 +238,8 @@ def moments(
     Returns
     -------
     Statistics
-        The count, the mean in the unit of `x` (or in `unit`), and the variance in its square. Where nothing is valid all
-        three are 0.
+        The count, the mean in the unit of `x` (or in `unit`), and the variance in its square. Where nothing is valid
+        all three are 0.
 
     Raises
     ------

@@ -45,8 +45,8 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
         write = ", ".join(["...", *["None"] * (len(shape) - valid.ndim)])
         both = " and its trailing axes too" if _broadcasts(padded, shape) else ""
         raise MaskError(
-            f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both}, but"
-            f" masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
+            f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both},"
+            f" but masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
             f" {len(shape)} axes."
         )
     if len(padded) > len(shape) or not _broadcasts(padded, shape):

@@ -2,8 +2,8 @@
 
 Notes
 -----
-Every argument of the layer of the same name in ``brainstate.nn`` is taken here with the same meaning and default, and the
-states have the same paths and shapes, so a checkpoint of one loads in the other.
+Every argument of the layer of the same name in ``brainstate.nn`` is taken here with the same meaning and default, and
+the states have the same paths and shapes, so a checkpoint of one loads in the other.
 
 **Arguments that the layers share** (those named in :mod:`braindnorm.functional` mean the same here: `epsilon`,
 `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`, `use_fast_variance`, `dtype`):

@@ -21,9 +21,10 @@ class NormParam(brainstate.ParamState):
 
     def execute(self, x: jax.Array) -> jax.Array:
         """Return ``x * scale + bias``, with what there is of the two."""
+        parameters: Any = self.value
         for key, apply in (("scale", jnp.multiply), ("bias", jnp.add)):
-            if key in self.value:
-                x = apply(x, self.value[key])
+            if key in parameters:
+                x = apply(x, parameters[key])
         return x
 
 
@@ -49,15 +50,17 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     name = label(layer)
     shape = feature_shape(layer.in_size, layer.feature_axes)
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
-    plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit", name=name), name=name)
+    plain, out_unit = units.strip_parameters(
+        initial, units.check_unit(out_unit, option="out_unit", name=name), name=name
+    )
     return (param_type({key: jnp.asarray(v) for key, v in plain.items()}) if plain else None), out_unit
 
 
 def learned(weight: Any) -> dict[str, Any]:
     """Return the parameters as arguments of a functional norm.
 
-    Scale and bias themselves where ``execute`` is the plain one, so that they can be fused with the norm; else the state,
-    whose ``execute`` is called.
+    Scale and bias themselves where ``execute`` is the plain one, so that they can be fused with the norm; else the
+    state, whose ``execute`` is called.
     """
     if weight is None:
         return {}
@@ -83,8 +86,8 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
         right = axis - len(layer.in_size)
         if -right > len(shape) or shape[right] != parameter[right]:
             raise AxisError(
-                f"{label(layer)}: axis {right} of the input must be {parameter[right]} long, as scale and bias are; got an"
-                f" input of shape {shape}. Check in_size and the feature axes, or reshape the input."
+                f"{label(layer)}: axis {right} of the input must be {parameter[right]} long, as scale and bias are;"
+                f" got an input of shape {shape}. Check in_size and the feature axes, or reshape the input."
             )
 
 
@@ -99,5 +102,7 @@ def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
     if jnp.ndim(mantissa) == 0:
         return units.restore(jnp.full(shape, mantissa), unit)
     if jnp.shape(mantissa) != shape:
-        raise OptionError(f"{label(layer)}: {option} made shape {jnp.shape(mantissa)}, but scale and bias have {shape}.")
+        raise OptionError(
+            f"{label(layer)}: {option} made shape {jnp.shape(mantissa)}, but scale and bias have {shape}."
+        )
     return value

@@ -38,4 +38,3 @@ def label(layer: brainstate.nn.Module) -> str:
     if layer.name is not None:
         return f"{kind} {layer.name!r}"
     return kind if layer.in_size is None else f"{kind}(in_size={layer.in_size})"
-

@@ -1,6 +1,5 @@
 """Group normalization as a Module."""
 
-
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -81,14 +80,16 @@ class GroupNorm(brainstate.nn.Module):
         masked_output: str = "zero",
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
-        self.in_size = self.out_size = as_size(in_size, name=label(self))
+        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        size = as_size(in_size, name=label(self))
+        self.in_size = self.out_size = size
         if reduction_axes is not None:
             reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
         self.reduction_axes = reduction_axes
-        self.feature_axes = canonical_axes(feature_axis, len(self.in_size), option="feature_axis", name=label(self))
-        channels = self.in_size[single_axis(self.feature_axes, name=label(self))]
-        self.num_groups, self.group_size = split_groups(channels, num_groups, group_size, name=label(self))
+        self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis", name=label(self))
+        channel_axis = single_axis(self.feature_axes, name=label(self))
+        self.feature_axis = channel_axis - len(size)
+        self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size, name=label(self))
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
@@ -124,7 +125,7 @@ class GroupNorm(brainstate.nn.Module):
             x,
             None,
             group_size=self.group_size,
-            feature_axis=self.feature_axes[0] - len(self.in_size),
+            feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
             mask=mask,
             **learned(self.weight),

@@ -24,8 +24,8 @@ class LayerNorm(brainstate.nn.Module):
     in_size : int or sequence of int
         The size of the input without its batch axes.
     reduction_axes : int or sequence of int
-        The axes of the input that the statistics run over. Write negative ones: they count from the right, whatever batch
-        or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
+        The axes of the input that the statistics run over. Write negative ones: they count from the right, whatever
+        batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
     feature_axes : int or sequence of int
         The axes of `in_size` along which scale and bias vary.
     **options
@@ -78,10 +78,11 @@ class LayerNorm(brainstate.nn.Module):
         masked_output: str = "zero",
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
-        self.in_size = self.out_size = as_size(in_size, name=label(self))
+        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        size = as_size(in_size, name=label(self))
+        self.in_size = self.out_size = size
         self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
-        self.feature_axes = canonical_axes(feature_axes, len(self.in_size), option="feature_axes", name=label(self))
+        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
@@ -129,8 +130,8 @@ class LayerNorm(brainstate.nn.Module):
         """
         size = as_size(normalized_shape, name=cls.__name__)
         axes = tuple(range(-len(size), 0))
-        learn = {"use_scale": elementwise_affine, "use_bias": elementwise_affine and use_bias}
-        return cls(size, axes, axes, epsilon=epsilon, **learn, **options)
+        use_bias = elementwise_affine and use_bias
+        return cls(size, axes, axes, epsilon=epsilon, use_scale=elementwise_affine, use_bias=use_bias, **options)
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.

@@ -1,6 +1,5 @@
 """Root mean square normalization as a Module."""
 
-
 from collections.abc import Hashable, Sequence
 from typing import Any, Self
 
@@ -25,8 +24,8 @@ class RMSNorm(brainstate.nn.Module):
     in_size : int or sequence of int
         The size of the input without its batch axes.
     reduction_axes : int or sequence of int
-        The axes of the input that the mean square runs over. Write negative ones: they count from the right, whatever batch
-        or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
+        The axes of the input that the mean square runs over. Write negative ones: they count from the right, whatever
+        batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
     feature_axes : int or sequence of int
         The axes of `in_size` along which the scale varies.
     **options
@@ -75,10 +74,11 @@ class RMSNorm(brainstate.nn.Module):
         masked_output: str = "zero",
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
-        self.in_size = self.out_size = as_size(in_size, name=label(self))
+        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        size = as_size(in_size, name=label(self))
+        self.in_size = self.out_size = size
         self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
-        self.feature_axes = canonical_axes(feature_axes, len(self.in_size), option="feature_axes", name=label(self))
+        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
         self.use_scale, self.scale_init = use_scale, scale_init
         self.scale, out_unit = make_affine(self, param_type, {"scale": use_scale}, out_unit)
         keep_options(

@@ -5,6 +5,28 @@ package touches ``brainunit.Quantity``, so everything between the two is plain J
 and its mantissa compile to the same program.
 """
 
-from ._boundary import UNITLESS, check_epsilon, check_unit, convert, is_event, restore, strip, strip_parameters, unwrap, variance_of
+from ._boundary import (
+    UNITLESS,
+    check_epsilon,
+    check_unit,
+    convert,
+    is_event,
+    restore,
+    strip,
+    strip_parameters,
+    unwrap,
+    variance_of,
+)
 
-__all__ = ["UNITLESS", "check_epsilon", "check_unit", "convert", "is_event", "restore", "strip", "strip_parameters", "unwrap", "variance_of"]
+__all__ = [
+    "UNITLESS",
+    "check_epsilon",
+    "check_unit",
+    "convert",
+    "is_event",
+    "restore",
+    "strip",
+    "strip_parameters",
+    "unwrap",
+    "variance_of",
+]

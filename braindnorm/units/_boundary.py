@@ -31,7 +31,7 @@ def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:
 
 def is_event(x: Any) -> bool:
     """Tell whether `x` wraps events, as ``brainevent.BinaryArray`` does: whatever the dtype, non-zero is an event."""
-    arrays = jax.Array | np.ndarray | np.generic | u.Quantity | brainstate.State
+    arrays = (jax.Array, np.ndarray, np.generic, u.Quantity, brainstate.State)
     return not isinstance(x, arrays) and hasattr(x, "value") and hasattr(x, "dtype")
 
 
@@ -148,8 +148,8 @@ def strip_parameters(
     Returns
     -------
     tuple
-        The plain parameters, and the output's unit: `out_unit`, or else the unit of the first parameter that has one, or
-        else None.
+        The plain parameters, and the output's unit: `out_unit`, or else the unit of the first parameter that has one,
+        or else None.
 
     Raises
     ------
