@@ -136,8 +136,8 @@ def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options:
     --------
     >>> import brainunit as u, jax.numpy as jnp
     >>> from braindnorm.functional import rms_norm
-    >>> rms_norm(jnp.array([3., 4.]) * u.nA).round(3)
-    Quantity([0.849, 1.131], "nA")
+    >>> rms_norm(jnp.array([3., 4.]) * u.nA, out_unit=u.UNITLESS).round(3)
+    Array([0.849, 1.131], dtype=float32)
     """
     options.setdefault("name", "rms_norm")
     return normalize(x, scale, None, reduction_axes=reduction_axes, centred=False, **options)
@@ -257,7 +257,7 @@ def moments(
     >>> from braindnorm.functional import moments
     >>> count, mean, var = moments(jnp.array([-65., -63., jnp.nan]) * u.mV, mask=[1, 1, 0])
     >>> print(count, mean, var)
-    2.0 -64.0 mV 1.0 mV^2
+    2.0 -64. mV 1. mV^2
     """
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     array = real_array(mantissa, name=name)
