@@ -136,8 +136,8 @@ def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options:
     --------
     >>> import brainunit as u, jax.numpy as jnp
     >>> from braindnorm.functional import rms_norm
-    >>> rms_norm(jnp.array([1., 7.]) * u.nA, out_unit=u.UNITLESS).round(3)
-    Array([0.2, 1.4], dtype=float32)
+    >>> rms_norm(jnp.array([2., -2.]) * u.nA, out_unit=u.UNITLESS).round(3)
+    Array([ 1., -1.], dtype=float32)
     """
     options.setdefault("name", "rms_norm")
     return normalize(x, scale, None, reduction_axes=reduction_axes, centred=False, **options)

@@ -51,8 +51,8 @@ class RMSNorm(brainstate.nn.Module):
     --------
     >>> import brainunit as u, jax.numpy as jnp
     >>> from braindnorm import RMSNorm
-    >>> RMSNorm(2, unit=u.nA, out_unit=u.UNITLESS)(jnp.array([1000., 7000.]) * u.pA).round(3)
-    Array([0.2, 1.4], dtype=float32)
+    >>> RMSNorm(2, unit=u.nA, out_unit=u.UNITLESS)(jnp.array([2000., -2000.]) * u.pA).round(3)
+    Array([ 1., -1.], dtype=float32)
     """
 
     def __init__(
