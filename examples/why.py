@@ -97,8 +97,8 @@ def main():
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(PICTURE, dpi=150)
     print(f"without the mask: wrong by {unmasked:.1f} standard deviations, mean over all segments")
-    for name, off in (("braindnorm", off_ours), ("brainstate.nn", off_theirs)):
-        print(f"{len(off)} windows at rest, {name}: wrong by up to {off.max():.1g}, median {np.median(off):.1g}")
+    for name, off in (("braindnorm", off_ours), ("brainstate", off_theirs)):
+        print(f"{name}, {len(off)} windows: off by at most {off.max():.1g}, median {np.median(off):.1g}")
 
 
 if __name__ == "__main__":
