@@ -4,7 +4,17 @@ Every message says what was asked, what came, and what to do. Each class is also
 caller would catch without knowing this module.
 """
 
-__all__ = ["AxisError", "AxisNameError", "DtypeError", "MaskError", "NormError", "OptionError", "UnitError"]
+__all__ = [
+    "AxisError",
+    "AxisNameError",
+    "ConversionError",
+    "DtypeError",
+    "MaskError",
+    "NormError",
+    "OptionError",
+    "PackageError",
+    "UnitError",
+]
 
 
 class NormError(Exception):
@@ -33,3 +43,11 @@ class DtypeError(NormError, TypeError):
 
 class AxisNameError(NormError, NameError):
     """A named (mapped) axis is not bound, or cannot be reduced here."""
+
+
+class ConversionError(NormError, ValueError):
+    """A norm has an option that the framework it should go to, or come to, lacks."""
+
+
+class PackageError(NormError, ImportError):
+    """An optional package is needed and not installed."""
