@@ -57,6 +57,8 @@ class LayerNorm(brainstate.nn.Module):
     Array([-1.22,  0.  ,  1.22], dtype=float32)
     """
 
+    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
+
     def __init__(
         self,
         in_size: int | Sequence[int],

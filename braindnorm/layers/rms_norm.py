@@ -55,6 +55,8 @@ class RMSNorm(brainstate.nn.Module):
     Array([ 1., -1.], dtype=float32)
     """
 
+    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
+
     def __init__(
         self,
         in_size: int | Sequence[int],
