@@ -101,10 +101,13 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
     Raises
     ------
     DtypeError
-        If the one asked for is not a real floating dtype.
+        If the one asked for is not a real floating dtype, or a parameter is complex.
     """
+    arrays = [a for a in arrays if a is not None]
+    if any(jnp.iscomplexobj(a) for a in arrays):
+        raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make them real.")
     if dtype is None:
-        return jnp.result_type(*[a for a in arrays if a is not None]) if arrays else None
+        return jnp.result_type(*arrays) if arrays else None
     try:
         asked = jnp.dtype(dtype)
     except TypeError:

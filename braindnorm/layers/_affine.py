@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .. import units
 from .._axes import feature_shape
-from ..errors import AxisError, OptionError
+from ..errors import AxisError, DtypeError, OptionError
 from ._wiring import label
 
 
@@ -53,7 +53,7 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     plain, out_unit = units.strip_parameters(
         initial, units.check_unit(out_unit, option="out_unit", name=name), name=name
     )
-    return (param_type({key: jnp.asarray(v) for key, v in plain.items()}) if plain else None), out_unit
+    return (param_type({key: _real(v, key, name) for key, v in plain.items()}) if plain else None), out_unit
 
 
 def learned(weight: Any) -> dict[str, Any]:
@@ -89,6 +89,15 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
                 f"{label(layer)}: axis {right} of the input must be {parameter[right]} long, as scale and bias are;"
                 f" got an input of shape {shape}. Check in_size and the feature axes, or reshape the input."
             )
+
+
+def _real(value: Any, key: str, name: str) -> jax.Array:
+    """Return a parameter that can be differentiated, of a type of its own: an optimizer step must not change it."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise DtypeError(f"{name}: {key}_init makes a complex {key}, for which norms are not defined. Make it real.")
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(array.dtype if floating else brainstate.environ.dftype())
 
 
 def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
