@@ -6,9 +6,10 @@ from typing import Any
 import brainstate
 import brainunit as u
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OptionError, UnitError
+from ..errors import DtypeError, OptionError, UnitError
 
 UNITLESS: u.Unit = u.UNITLESS
 
@@ -40,6 +41,17 @@ def unwrap(x: Any) -> Any:
     return x.value if is_event(x) or isinstance(x, brainstate.State) else x
 
 
+def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
+    """Return mantissa and unit of what should be numbers."""
+    try:
+        mantissa, unit = u.split_mantissa_unit(value)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(
+            f"{name}: {what} must be a number, an array of numbers or a quantity; got {value!r}."
+        ) from error
+    return mantissa, unit
+
+
 def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     """Take the unit off `x`.
 
@@ -62,7 +74,7 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = u.split_mantissa_unit(unwrap(x))
+    mantissa, arrived = _split(unwrap(x), "the input", name)
     if unit is None:
         return mantissa, arrived
     if arrived.is_unitless and not unit.is_unitless:
@@ -110,7 +122,7 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
     OptionError
         If epsilon is negative, not finite or no scalar.
     """
-    mantissa, given = u.split_mantissa_unit(epsilon)
+    mantissa, given = _split(epsilon, "epsilon", name)
     if given.is_unitless:
         value = mantissa
     elif given.has_same_dim(unit):
@@ -127,7 +139,7 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
 
 def check_epsilon(epsilon: Any, unit: u.Unit | None, *, name: str) -> None:
     """Raise if `epsilon` is wrong whatever comes: a quantity needs a unit to be compared with."""
-    if unit is not None or u.split_mantissa_unit(epsilon)[1].is_unitless:
+    if unit is not None or _split(epsilon, "epsilon", name)[1].is_unitless:
         variance_of(epsilon, UNITLESS if unit is None else unit, name=name)
 
 
@@ -135,7 +147,8 @@ def _non_negative(given: Any, value: Any, name: str) -> Any:
     if isinstance(given, jax.core.Tracer):
         return value
     number = np.asarray(given)
-    if number.ndim or number.dtype.kind not in "fiu" or not np.isfinite(number) or number < 0:
+    real = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
+    if number.ndim or not real or not np.isfinite(number) or number < 0:
         raise OptionError(f"{name}: epsilon must be one finite number, zero or larger; got {given!r}.")
     return value
 
@@ -162,7 +175,7 @@ def strip_parameters(
         if value is None:
             plain[key] = None
             continue
-        mantissa, given = u.split_mantissa_unit(value)
+        mantissa, given = _split(value, key, name)
         if not given.is_unitless:
             if out_unit is None:
                 out_unit, source = given, key
