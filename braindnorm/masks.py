@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._axes import canonical_axes
-from .errors import MaskError
-from .units import is_event, strip, unwrap
+from .errors import MaskError, UnitError
+from .units import convert, is_event, strip, unwrap
 
 __all__ = ["from_end_times", "from_lengths", "from_nan"]
 
@@ -150,8 +150,13 @@ def from_end_times(end_times: Any, times: Any) -> jax.Array:
            [0, 1]], dtype=int32)
     """
     ends, unit = strip(end_times, None, name="from_end_times")
-    steps, _ = strip(times, unit, name="from_end_times")
-    ends, steps = jnp.asarray(ends), jnp.asarray(steps)
+    steps, given = strip(times, None, name="from_end_times")
+    if not given.has_same_dim(unit):
+        raise UnitError(
+            f"from_end_times: end_times are in {unit}, but times are in {given}. Give both in a unit of one dimension,"
+            " or both as plain numbers."
+        )
+    ends, steps = jnp.asarray(ends), jnp.asarray(convert(steps, given, unit))
     if steps.ndim != 1:
         raise MaskError(f"from_end_times: times must have one axis, the steps; got shape {steps.shape}.")
     return steps.reshape(-1, *[1] * ends.ndim) < ends
