@@ -3,6 +3,16 @@
 __version__ = "0.1.0"
 
 from . import errors, functional, masks
-from .layers import GroupNorm, LayerNorm, NormParam, RMSNorm
+from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, RMSNorm
 
-__all__ = ["GroupNorm", "LayerNorm", "NormParam", "RMSNorm", "__version__", "errors", "functional", "masks"]
+__all__ = [
+    "DivisiveNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "NormParam",
+    "RMSNorm",
+    "__version__",
+    "errors",
+    "functional",
+    "masks",
+]

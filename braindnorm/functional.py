@@ -50,11 +50,12 @@ import jax.numpy as jnp
 from . import units
 from ._axes import Axes, canonical_axes
 from ._collectives import AxisName
+from ._divisive import divisive_norm
 from ._moments import Reduction, deviations
 from ._normalize import NormOptions, normalize, real_array
 from .masks import align
 
-__all__ = ["Statistics", "group_norm", "layer_norm", "moments", "rms_norm"]
+__all__ = ["Statistics", "divisive_norm", "group_norm", "layer_norm", "moments", "rms_norm"]
 
 
 def layer_norm(

@@ -22,8 +22,9 @@ name : str, optional
 """
 
 from ._affine import NormParam
+from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
 
-__all__ = ["GroupNorm", "LayerNorm", "NormParam", "RMSNorm"]
+__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "RMSNorm"]

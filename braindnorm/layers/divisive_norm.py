@@ -1,0 +1,169 @@
+"""Divisive normalization as a Module."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import brainstate
+import jax.numpy as jnp
+from brainstate.nn import ExpT, Param
+
+from .. import functional, units
+from .._axes import Axes, as_axes, as_size, canonical_axes, feature_shape
+from .._divisive import check_response, in_drive_unit
+from .._normalize import result_dtype
+from ..errors import OptionError
+from ._wiring import label
+
+OPTIONS = ("exponent", "pool_axes", "signed", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype")
+
+
+class DivisiveNorm(brainstate.nn.Module):
+    r"""Divisive normalization [1]_ that knows units and masks: gain control by the pooled activity of the neighbours.
+
+    .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}
+
+    Parameters
+    ----------
+    in_size : int or sequence of int
+        The size of the drive without its batch axes.
+    pool_axes : int or sequence of int
+        The axes of the input that are pooled. Write negative ones: they count from the right, whatever batch or time
+        axes come before, and under ``vmap``.
+    feature_axes : int or sequence of int
+        The axes of `in_size` along which sigma and gamma vary; ``()`` for one of each.
+    exponent : float
+        n, above 0. A drive of 0 has a finite gradient for every n (see :func:`braindnorm.functional.divisive_norm`).
+    sigma : float, array_like, Quantity, callable or Param
+        The semi-saturation constant in the drive's unit; as a quantity it sets `unit`. Its value is where learning
+        begins: the parameter is its logarithm (``brainstate.nn.ExpT``), so it stays positive, and a step of learning is
+        the same whatever the unit's prefix. A ``brainstate.nn.Param`` is taken as it is: fixed (``fit=False``), with
+        another transform, or regularized.
+    gamma : float, array_like, Quantity, callable or Param
+        The gain in the output's unit, in the same ways; as a quantity it sets `out_unit`.
+    pool : {'mean', 'sum'}, array_like of shape (N, N) or Param
+        What is pooled: see :func:`braindnorm.functional.divisive_norm`. A matrix is fixed, and a ``Param`` learned.
+    signed : bool
+        False takes a negative drive as 0; True responds to its magnitude, with its sign.
+    unit, out_unit, axis_name, axis_index_groups, dtype, name
+        See :mod:`braindnorm.layers`.
+
+    Raises
+    ------
+    NormError
+        See :mod:`braindnorm.functional`.
+
+    See Also
+    --------
+    RMSNorm : with epsilon = sigma, the signed square root of this for n = 2.
+    braindnorm.functional.divisive_norm : the same as a function.
+
+    References
+    ----------
+    .. [1] Carandini, M. and Heeger, D. J. (2012). Normalization as a canonical neural computation. Nat. Rev. Neurosci.
+       13, 51-62. doi:10.1038/nrn3136
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm import DivisiveNorm
+    >>> norm = DivisiveNorm(2, sigma=20. * u.Hz, gamma=14. * u.Hz, pool="sum")
+    >>> norm(jnp.array([0.01, 0.03]) * u.kHz).round(1)
+    Quantity([1. 9.], "Hz")
+    """
+
+    def __init__(
+        self,
+        in_size: int | Sequence[int],
+        pool_axes: Axes = -1,
+        feature_axes: Axes = -1,
+        *,
+        exponent: float = 2.0,
+        sigma: Any = 1.0,
+        gamma: Any = 1.0,
+        pool: Any = "mean",
+        signed: bool = False,
+        axis_name: Hashable | None = None,
+        axis_index_groups: Sequence[Sequence[int]] | None = None,
+        dtype: Any = None,
+        unit: Any = None,
+        out_unit: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        size = as_size(in_size, name=label(self))
+        self.in_size = self.out_size = size
+        self.pool_axes = as_axes(pool_axes, option="pool_axes", name=label(self))
+        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
+        self._shape = feature_shape(size, self.feature_axes)
+        self.exponent, self.pool, self.signed = exponent, pool, signed
+        self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
+        check_response(exponent, _value(pool), name=label(self))
+        result_dtype([], dtype, name=label(self))
+        self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit", name=label(self)))
+        self.gamma, self.out_unit = self._learned(
+            "gamma", gamma, units.check_unit(out_unit, option="out_unit", name=label(self))
+        )
+
+    @property
+    def sigma_quantity(self) -> Any:
+        """Sigma with the unit of the drive, where that is declared."""
+        return _quantity(self.sigma, self.unit)
+
+    @property
+    def gamma_quantity(self) -> Any:
+        """Gamma with the output's unit, where that is declared."""
+        return _quantity(self.gamma, self.unit if self.out_unit is None else self.out_unit)
+
+    def update(self, x: Any, *, mask: Any = None) -> Any:
+        """Respond to the drive `x`.
+
+        Parameters
+        ----------
+        x : array_like or Quantity
+            The drive; its trailing axes are those of `in_size`.
+        mask : array_like of bool or int, optional
+            True or non-zero where the drive is valid, broadcast to it from the right.
+
+        Returns
+        -------
+        Array or Quantity
+            Of the shape of `x`, in `out_unit`.
+        """
+        return functional.divisive_norm(
+            x,
+            self.sigma.value(),
+            self.gamma.value(),
+            mask=mask,
+            pool=_value(self.pool),
+            name=label(self),
+            **{option: getattr(self, option) for option in OPTIONS},
+        )
+
+    def _learned(self, option: str, value: Any, unit: Any) -> tuple[Param, Any]:
+        """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
+        if isinstance(value, Param):
+            return value, unit
+        name, shape = label(self), self._shape
+        value = value(shape) if callable(value) else value
+        if option == "gamma":
+            plain, unit = units.strip_parameters({option: value}, unit, name=name)
+            start = jnp.asarray(plain[option])
+        else:
+            given = units.strip(value, None, name=name)[1]
+            unit = given if unit is None and not given.is_unitless else unit
+            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit, name=name))
+        if start.shape not in ((), shape) or not bool((start > 0).all()):
+            raise OptionError(
+                f"{name}: {option} must begin as one positive number, or as positive numbers of shape {shape}; got"
+                f" {value!r}."
+            )
+        return Param(jnp.broadcast_to(start, shape), t=ExpT(0.0)), unit
+
+
+def _quantity(parameter: Param, unit: Any) -> Any:
+    value, given = units.strip(parameter.value(), None, name="Param")
+    return units.restore(value, unit if given.is_unitless and unit is not None else given)
+
+
+def _value(pool: Any) -> Any:
+    return pool.value() if isinstance(pool, Param) else pool
