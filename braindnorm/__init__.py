@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from . import errors, functional, masks
+from ._step_mask import step_mask
 from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, RMSNorm
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "errors",
     "functional",
     "masks",
+    "step_mask",
 ]

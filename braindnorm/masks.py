@@ -38,18 +38,18 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
     """
     if mask is None:
         return None
-    valid = _as_booleans(mask, name)
+    valid = as_booleans(mask, name)
     padded = (1,) * (len(shape) - valid.ndim) + valid.shape
-    fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and _broadcasts(valid.shape, shape)
+    fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and broadcasts(valid.shape, shape)
     if fits_leading:
         write = ", ".join(["...", *["None"] * (len(shape) - valid.ndim)])
-        both = " and its trailing axes too" if _broadcasts(padded, shape) else ""
+        both = " and its trailing axes too" if broadcasts(padded, shape) else ""
         raise MaskError(
             f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both},"
             f" but masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
             f" {len(shape)} axes."
         )
-    if len(padded) > len(shape) or not _broadcasts(padded, shape):
+    if len(padded) > len(shape) or not broadcasts(padded, shape):
         raise MaskError(
             f"{name}: a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
             " entry, or 1, for each axis of the input."
@@ -57,7 +57,8 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
     return valid.reshape(padded)
 
 
-def _as_booleans(mask: Any, name: str) -> jax.Array:
+def as_booleans(mask: Any, name: str) -> jax.Array:
+    """Read a mask of any accepted type as booleans, of the shape that it has."""
     try:
         array = jnp.asarray(unwrap(mask))
     except (TypeError, ValueError) as error:
@@ -72,7 +73,7 @@ def _as_booleans(mask: Any, name: str) -> jax.Array:
     return array != 0
 
 
-def _broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:
+def broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:
     """Tell whether each axis of the mask is 1 or as long as the array's, counted from the left."""
     return all(m in (1, n) for m, n in zip(mask_shape, shape, strict=False))
 

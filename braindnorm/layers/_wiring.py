@@ -6,6 +6,7 @@ import brainstate
 
 from .. import units
 from .._normalize import check_masked_output, result_dtype
+from .._step_mask import with_step_mask
 
 OPTIONS = (
     "epsilon", "unit", "out_unit", "masked_output", "axis_name", "axis_index_groups", "use_fast_variance", "dtype",
@@ -27,9 +28,11 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
         setattr(layer, key, options[key])
 
 
-def call_options(layer: Any) -> dict[str, Any]:
-    """Return the shared options of a layer as arguments of its functional norm."""
-    return {"name": label(layer), **{key: getattr(layer, key) for key in OPTIONS}}
+def call_options(layer: Any, x: Any, mask: Any) -> dict[str, Any]:
+    """Return the shared options of a layer as arguments of its functional norm, and the mask of this call."""
+    name = label(layer)
+    mask = with_step_mask(mask, x, layer.in_size, name=name)
+    return {"name": name, "mask": mask, **{key: getattr(layer, key) for key in OPTIONS}}
 
 
 def label(layer: brainstate.nn.Module) -> str:

@@ -11,6 +11,7 @@ from .. import functional, units
 from .._axes import Axes, as_axes, as_size, canonical_axes, feature_shape
 from .._divisive import check_response, in_drive_unit
 from .._normalize import result_dtype
+from .._step_mask import with_step_mask
 from ..errors import OptionError
 from ._wiring import label
 
@@ -133,7 +134,7 @@ class DivisiveNorm(brainstate.nn.Module):
             x,
             self.sigma.value(),
             self.gamma.value(),
-            mask=mask,
+            mask=with_step_mask(mask, x, self.in_size, name=label(self)),
             pool=_value(self.pool),
             name=label(self),
             **{option: getattr(self, option) for option in OPTIONS},

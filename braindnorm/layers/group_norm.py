@@ -129,7 +129,6 @@ class GroupNorm(brainstate.nn.Module):
             group_size=self.group_size,
             feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
-            mask=mask,
             **learned(self.weight),
-            **call_options(self),
+            **call_options(self, x, mask),
         )

@@ -152,5 +152,5 @@ class LayerNorm(brainstate.nn.Module):
         """
         check_features(self, x, self.weight)
         return functional.layer_norm(
-            x, reduction_axes=self.reduction_axes, mask=mask, **learned(self.weight), **call_options(self)
+            x, reduction_axes=self.reduction_axes, **learned(self.weight), **call_options(self, x, mask)
         )

@@ -145,5 +145,5 @@ class RMSNorm(brainstate.nn.Module):
         """
         check_features(self, x, self.scale)
         return functional.rms_norm(
-            x, reduction_axes=self.reduction_axes, mask=mask, **learned(self.scale), **call_options(self)
+            x, reduction_axes=self.reduction_axes, **learned(self.scale), **call_options(self, x, mask)
         )
