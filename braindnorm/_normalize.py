@@ -1,6 +1,6 @@
 """One call of a norm, from the unit that comes off to the unit that goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -51,14 +51,18 @@ def normalize(
     dtype: Any = None,
     affine: Affine | None = None,
     name: str = "normalize",
+    standardize: Callable[..., jax.Array] = standardize,
 ) -> Any:
-    """Normalize `x`: the way that all norms share. The options are those of :mod:`braindnorm.functional`."""
+    """Normalize `x`: the way that all norms share. The options are those of :mod:`braindnorm.functional`.
+
+    `standardize` makes z and applies scale and bias: a norm with a memory brings its own.
+    """
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     out_unit = units.check_unit(out_unit, option="out_unit", name=name)
     learned, out_unit = units.strip_parameters({"scale": scale, "bias": bias}, out_unit, name=name)
     out_unit = reference if out_unit is None else out_unit
     array = real_array(mantissa, name=name)
-    over = _reduction(array.shape, reduction_axes, feature_axis, groups, name)
+    over = reduction_of(array.shape, reduction_axes, feature_axis, groups, name=name)
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     valid = align(mask, array.shape, name=name)
     padding = _padding(array, masked_output, reference, out_unit, name)
@@ -123,9 +127,10 @@ def check_masked_output(masked_output: Any, *, name: str) -> None:
         raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")
 
 
-def _reduction(
-    shape: Sequence[int], axes: Axes | None, feature_axis: int | None, groups: tuple[Any, Any], name: str
+def reduction_of(
+    shape: Sequence[int], axes: Axes | None, feature_axis: int | None, groups: tuple[Any, Any], *, name: str
 ) -> Reduction:
+    """Return what the statistics of an input of this shape run over."""
     if feature_axis is None:
         return Reduction(canonical_axes(axes, len(shape), option="reduction_axes", name=name), name=name)
     (channel,) = canonical_axes(feature_axis, len(shape), option="feature_axis", name=name)

@@ -6,7 +6,7 @@ a State, and a function compiled under one mask follows the next; a mask made wi
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from .units import unwrap
 
 __all__ = ["step_mask", "with_step_mask"]
 
-KEY = "step_mask"
+KEY = "braindnorm_step_mask"
 OPEN_INSIDE = "Open the context inside the function: def f(x, alive): with step_mask(alive): return net(x)."
 
 
@@ -112,7 +112,7 @@ def step_mask(mask: Any) -> Iterator[None]:
         valid = _meet(outer, valid)
     traced = isinstance(valid, jax.core.Tracer)
     opened = _Opened(valid if traced else None)
-    with _lending(None if traced else valid), brainstate.environ.context(**{KEY: opened}):
+    with _lending(None if traced else valid), brainstate.environ.context(braindnorm_step_mask=opened):
         yield
     if not opened.read:
         raise MaskError(
@@ -121,7 +121,7 @@ def step_mask(mask: Any) -> Iterator[None]:
         )
 
 
-def with_step_mask(mask: Any, x: Any, in_size: Sequence[int], *, name: str) -> Any:
+def with_step_mask(mask: Any, x: Any, in_size: Any, *, name: str) -> Any:
     """Return a layer's explicit mask, and the step mask if one is open.
 
     Parameters
