@@ -13,7 +13,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-multi test test-oldest test-newest lint bench clean distclean
+.PHONY: help setup demo demo-multi test test-oldest test-newest test-interop lint bench clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ test-newest: ## run the tests with the newest Python here and the newest release
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
 
+test-interop: .venv-interop/.stamp ## run the converters against torch, flax, equinox and brainpy
+	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks
+
 lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
 	.venv/bin/ruff check
 	.venv/bin/mypy
@@ -50,7 +53,7 @@ clean: ## remove caches and builds
 	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well
-	rm -rf .venv .venv-oldest .venv-newest
+	rm -rf .venv .venv-oldest .venv-newest .venv-interop
 
 .venv/.stamp:
 	@test -n "$(PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set PYTHON=/path/to/python"; exit 1; }
@@ -70,4 +73,10 @@ distclean: clean ## remove the environments as well
 		print(*(bound.replace(">=", "==") for bound in project["dependencies"]), sep="\n")' \
 		> .venv-oldest/lower-bounds.txt
 	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/lower-bounds.txt -e '.[test]' </dev/null
+	@touch $@
+
+# An environment of its own, so that `make test` shows that nothing here needs these packages.
+.venv-interop/.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python $(INSTALL) -e '.[interop,test]' </dev/null
 	@touch $@

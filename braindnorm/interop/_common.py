@@ -1,0 +1,122 @@
+"""What every converter does: find the other package, refuse what it lacks, hand the weights over."""
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+
+from .. import units
+from ..errors import ConversionError, PackageError
+from ..layers import GroupNorm, LayerNorm, NormParam, RMSNorm
+
+Norm = LayerNorm | RMSNorm | GroupNorm
+KINDS = ("GroupNorm", "LayerNorm", "RMSNorm")
+
+# What other packages may lack, with the value that asks nothing of them.
+_PLAIN = {
+    "unit": None,
+    "out_unit": None,
+    "masked_output": "zero",
+    "axis_name": None,
+    "axis_index_groups": None,
+    "dtype": None,
+}
+
+
+def package(name: str, *, call: str) -> Any:
+    """Import an optional package.
+
+    Raises
+    ------
+    PackageError
+        If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        root = name.partition(".")[0]
+        if error.name != root:
+            raise
+        raise PackageError(f"{call} needs the package {root}, which is not installed: pip install {root}") from error
+
+
+def state_of(layer: Any) -> Any:
+    """Return the state with the scale and bias of a norm, ours or brainstate's; None if it learns nothing."""
+    return layer.weight if hasattr(layer, "weight") else layer.scale
+
+
+def weights_of(layer: Any) -> tuple[Any, Any]:
+    """Return scale and bias as arrays, None for what there is not."""
+    state = state_of(layer)
+    weights = {} if state is None else state.value
+    return weights.get("scale"), weights.get("bias")
+
+
+def load(layer: Any, scale: Any = None, bias: Any = None) -> Any:
+    """Put scale and bias into a norm, in its shapes and in their own dtype, and return it."""
+    state = state_of(layer)
+    given = {"scale": scale, "bias": bias}
+    if state is not None:
+        state.value = {
+            key: old if given[key] is None else jnp.asarray(given[key]).reshape(old.shape)
+            for key, old in state.value.items()
+        }
+    return layer
+
+
+def epsilon_of(layer: Any) -> float:
+    """Return epsilon as a plain number, which :func:`check_expressible` found it to be."""
+    return float(layer.epsilon)
+
+
+def refuse(call: str, kind: str, what: str, remedy: str) -> NoReturn:
+    """Raise the one error of this package: what cannot be converted, and what to do."""
+    raise ConversionError(f"{call}: {kind} {what}. {remedy}")
+
+
+def unknown(call: str, given: Any, taken: Collection[str]) -> NoReturn:
+    """Raise for a layer of a class that has no counterpart."""
+    refuse(
+        call,
+        f"takes {', '.join(sorted(taken))};",
+        f"got {type(given).__module__}.{type(given).__name__}",
+        "A subclass may compute something else, so it is not converted: convert its parts.",
+    )
+
+
+def check_expressible(layer: Any, target: str, *, call: str, has: Mapping[str, Collection[Any]] | None = None) -> None:
+    """Raise if the layer has an option that the target lacks.
+
+    Parameters
+    ----------
+    layer : Module
+        A layer of ours.
+    target : str
+        What the error calls the target.
+    call : str
+        What the error calls the converter.
+    has : dict, optional
+        The options that the target has; each with the values it can take, or () for any value.
+
+    Raises
+    ------
+    ConversionError
+        Naming the option.
+    """
+    able = has or {}
+    for option, plain in _PLAIN.items():
+        value = getattr(layer, option)
+        if value is None or value == plain or (option in able and (not able[option] or value in able[option])):
+            continue
+        lacks(call, layer, f"{option}={value}", target, f"Build the layer with {option}={plain!r}.")
+    state = state_of(layer)
+    if state is not None and type(state).execute is not NormParam.execute:
+        lacks(call, layer, f"param_type={type(state).__name__}", target, "Build the layer with the default param_type.")
+    if not units.strip(layer.epsilon, None, name=call)[1].is_unitless:
+        lacks(call, layer, f"a unit in epsilon={layer.epsilon}", target, "Give epsilon as a plain number.")
+
+
+def lacks(call: str, layer: Any, what: str, target: str, remedy: str) -> NoReturn:
+    """Raise for an option of a layer of ours that the target has no word for."""
+    refuse(call, type(layer).__name__, f"has {what}, which {target} lacks", remedy)

@@ -1,0 +1,87 @@
+"""The norms of brainpy.dnn, there and back."""
+
+from typing import Any
+
+from ..layers import GroupNorm, LayerNorm
+from ._common import check_expressible, epsilon_of, lacks, load, package, unknown, weights_of
+from ._shapes import check_channels_last, trailing, trailing_shape
+
+__all__ = ["from_brainpy", "to_brainpy"]
+
+
+def from_brainpy(module: Any, **options: Any) -> Any:
+    """Build our layer from ``brainpy.dnn.LayerNorm``, ``GroupNorm`` or ``InstanceNorm``.
+
+    Parameters
+    ----------
+    module : brainpy.dnn.Layer
+        The norm.
+    **options
+        Options of our layer: `unit`, `out_unit`, `masked_output` and so on.
+
+    Returns
+    -------
+    LayerNorm or GroupNorm
+        With the same values; channels are last. Scale and bias count in `out_unit`, and are parameters (to be trained)
+        whatever the ``mode`` of the module is.
+
+    Raises
+    ------
+    ConversionError
+        If it is of another class.
+    PackageError
+        If brainpy is not installed.
+    """
+    dnn = package("brainpy", call="from_brainpy").dnn
+    theirs: dict[str, Any]
+    if type(module) is dnn.LayerNorm:
+        learn, theirs = module.elementwise_affine, trailing(module.normalized_shape)
+    elif type(module) in (dnn.GroupNorm, dnn.InstanceNorm):
+        learn, theirs = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
+    else:
+        unknown("from_brainpy", module, ("GroupNorm", "InstanceNorm", "LayerNorm"))
+    theirs |= {"epsilon": module.epsilon, "use_scale": learn, "use_bias": learn}
+    layer = (LayerNorm if type(module) is dnn.LayerNorm else GroupNorm)(**{**theirs, **options})
+    return load(layer, module.scale.value, module.bias.value) if learn else layer
+
+
+def to_brainpy(layer: LayerNorm | GroupNorm) -> Any:
+    """Build ``brainpy.dnn.LayerNorm`` or ``GroupNorm`` from our layer.
+
+    Parameters
+    ----------
+    layer : LayerNorm or GroupNorm
+        Ours. LayerNorm normalizes trailing axes with an elementwise scale and bias; GroupNorm is channels-last and
+        reduces all axes but the leading one.
+
+    Returns
+    -------
+    brainpy.dnn.Layer
+        With the same values, in the mode that is brainpy's default now.
+
+    Raises
+    ------
+    ConversionError
+        If the layer has an option that brainpy lacks, which it names; it has no RMSNorm.
+    PackageError
+        If brainpy is not installed.
+    """
+    dnn = package("brainpy", call="to_brainpy").dnn
+    if type(layer) not in (LayerNorm, GroupNorm):
+        unknown("to_brainpy", layer, ("GroupNorm", "LayerNorm"))
+    target = f"brainpy.dnn.{type(layer).__name__}"
+    check_expressible(layer, target, call="to_brainpy")
+    scale, bias = weights_of(layer)
+    if (scale is None) != (bias is None):
+        remedy = "Build the layer with both or with neither."
+        lacks("to_brainpy", layer, "one of scale and bias without the other", target, remedy)
+    learn, epsilon = scale is not None, epsilon_of(layer)
+    if isinstance(layer, GroupNorm):
+        channels = check_channels_last(layer, target, call="to_brainpy")
+        module = dnn.GroupNorm(layer.num_groups, channels, epsilon=epsilon, affine=learn)
+    else:
+        shape = trailing_shape(layer, target, call="to_brainpy")
+        module = dnn.LayerNorm(shape, epsilon=epsilon, elementwise_affine=learn)
+    if learn:
+        module.scale.value, module.bias.value = scale.reshape(module.scale.shape), bias.reshape(module.bias.shape)
+    return module

@@ -1,0 +1,157 @@
+"""brainstate.nn's norms, there and back, and our layers in the converters of brainstate itself."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import brainstate
+from brainstate import nn
+
+from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ._common import KINDS, Norm, check_expressible, epsilon_of, load, package, state_of, unknown, weights_of
+from ._shapes import check_channels_last
+from .equinox import from_equinox, to_equinox
+from .flax import from_flax, to_flax, to_linen
+
+__all__ = ["from_brainstate", "register_converters", "to_brainstate"]
+
+_OURS = {"LayerNorm": LayerNorm, "RMSNorm": RMSNorm, "GroupNorm": GroupNorm}
+# Options of the same name and meaning there and here.
+_SHARED = ("reduction_axes", "epsilon", "use_scale", "axis_name", "axis_index_groups", "use_fast_variance")
+_AXES = {"LayerNorm": ("feature_axes",), "RMSNorm": ("feature_axes",), "GroupNorm": ("num_groups",)}
+
+
+def from_brainstate(module: Any, **options: Any) -> Any:
+    """Build our layer from ``brainstate.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm``.
+
+    Parameters
+    ----------
+    module : Module
+        The norm.
+    **options
+        Options of our layer: `unit`, `out_unit`, `masked_output` and so on. With ``masked_output='normalize'`` masked
+        positions come out as from brainstate.
+
+    Returns
+    -------
+    LayerNorm, RMSNorm or GroupNorm
+        With the same values wherever brainstate's are right. Scale and bias count in `out_unit`. A state of another
+        class than brainstate's default (`param_type`) goes over as it is.
+
+    Raises
+    ------
+    ConversionError
+        If it is of another class.
+
+    Notes
+    -----
+    brainstate writes its default dtype into every layer, so a `dtype` equal to that default counts as not given.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> from braindnorm.interop import from_brainstate
+    >>> from_brainstate(brainstate.nn.RMSNorm(2))(jnp.array([3., 3.])).round(3)
+    Array([1., 1.], dtype=float32)
+    """
+    kind = type(module).__name__
+    if kind not in KINDS or type(module) is not getattr(nn, kind):
+        unknown("from_brainstate", module, KINDS)
+    theirs = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size}
+    theirs["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
+    if kind != "RMSNorm":
+        theirs["use_bias"] = module.use_bias
+    layer = _OURS[kind](**{**theirs, **options})
+    state = state_of(module)
+    if state is None or type(state) is _default_state():
+        return load(layer, *weights_of(module))
+    setattr(layer, "scale" if kind == "RMSNorm" else "weight", state)
+    return layer
+
+
+def to_brainstate(layer: Norm) -> Any:
+    """Build ``brainstate.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
+
+    Parameters
+    ----------
+    layer : LayerNorm, RMSNorm or GroupNorm
+        Ours. GroupNorm has one axis, the channels, and reduces all axes but the leading one.
+
+    Returns
+    -------
+    Module
+        With the same values, by the careful variance (``use_fast_variance=False``). A mask does there what
+        ``masked_output='normalize'`` does here.
+
+    Raises
+    ------
+    ConversionError
+        If the layer has an option that brainstate lacks, which it names.
+    """
+    if type(layer) not in _OURS.values():
+        unknown("to_brainstate", layer, KINDS)
+    kind = type(layer).__name__
+    target = f"brainstate.nn.{kind}"
+    has: dict[str, Sequence[Any]] = {
+        "axis_name": (),
+        "axis_index_groups": (),
+        "dtype": (),
+        "masked_output": ["normalize"],
+    }
+    check_expressible(layer, target, call="to_brainstate", has=has)
+    scale, bias = weights_of(layer)
+    options = {key: getattr(layer, key) for key in (*_SHARED, *_AXES[kind], "dtype")} | {"in_size": layer.in_size}
+    options |= {"epsilon": epsilon_of(layer), "use_fast_variance": False, "use_scale": scale is not None}
+    if isinstance(layer, GroupNorm):
+        options["in_size"] = (check_channels_last(layer, target, call="to_brainstate"),)
+    if not isinstance(layer, RMSNorm):
+        options["use_bias"] = bias is not None
+    return load(getattr(nn, kind)(**options), scale, bias)
+
+
+def register_converters(*frameworks: str) -> None:
+    """Teach ``brainstate.interop`` our layers, so that its converters take whole models that hold them.
+
+    Afterwards ``brainstate.interop.to_nnx`` and its siblings export our layers, and ``from_nnx`` and its siblings build
+    our layers where they would have built brainstate's. A ``GroupNorm`` of equinox is not built: it needs its size.
+
+    Parameters
+    ----------
+    *frameworks : {'nnx', 'linen', 'equinox'}
+        Which; all three without an argument.
+
+    Raises
+    ------
+    PackageError
+        If one of them is not installed.
+    """
+    interop = brainstate.interop
+    for framework in frameworks or ("nnx", "linen", "equinox"):
+        home, build, export = _CONVERTERS[framework]
+        foreign = package(home, call="register_converters")
+        interop.supported_layers(framework)  # brainstate registers its own layers now, and not later over ours
+        for kind, ours in _OURS.items():
+            interop.register_layer_mapping(interop.LayerMapping(ours, framework, getattr(foreign, kind), build, export))
+
+
+class _LinenPair(NamedTuple):
+    """A linen module and its variables, as brainstate's adapter hands them around."""
+
+    module: Any
+    variables: Any
+
+
+_Converter = Callable[[Any, Any], Any]
+_CONVERTERS: dict[str, tuple[str, _Converter, _Converter]] = {
+    "nnx": ("flax.nnx", lambda module, _: from_flax(module), lambda layer, _: to_flax(layer)),
+    "linen": (
+        "flax.linen",
+        lambda pair, _: from_flax(pair.module, pair.variables),
+        lambda layer, _: _LinenPair(*to_linen(layer)),
+    ),
+    "equinox": ("equinox.nn", lambda module, _: from_equinox(module), lambda layer, _: to_equinox(layer)),
+}
+
+
+def _default_state() -> type:
+    """Return the class of state that brainstate's norms hold by default, which has no public name."""
+    return type(nn.LayerNorm(1).weight)

@@ -1,0 +1,100 @@
+"""equinox.nn's norms, there and back. They see one example at a time; ours take any leading axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, package, refuse, unknown, weights_of
+from ._shapes import channels_first, check_channels_first, trailing, trailing_shape
+
+__all__ = ["from_equinox", "to_equinox"]
+
+
+def from_equinox(module: Any, in_size: int | Sequence[int] | None = None, **options: Any) -> Any:
+    """Build our layer from ``equinox.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm``.
+
+    Parameters
+    ----------
+    module : equinox.Module
+        The norm.
+    in_size : int or sequence of int, optional
+        The size of the input, ``(channels, height, width)``. A ``GroupNorm`` needs it, for it does not know how many
+        axes of space there are; the others have it in their ``shape``.
+    **options
+        Options of our layer: `unit`, `out_unit`, `masked_output` and so on.
+
+    Returns
+    -------
+    LayerNorm, RMSNorm or GroupNorm
+        With the same values: what needs ``jax.vmap`` there is called as it is. Scale and bias count in `out_unit`.
+
+    Raises
+    ------
+    ConversionError
+        If it is of another class, an ``RMSNorm`` has a bias that is not 0, or a ``GroupNorm`` comes without `in_size`.
+    PackageError
+        If equinox is not installed.
+    """
+    nn = package("equinox.nn", call="from_equinox")
+    if type(module) is nn.GroupNorm:
+        theirs = channels_first(module, module.channels, in_size, call="from_equinox")
+        theirs |= {"num_groups": module.groups, "epsilon": module.eps}
+        theirs |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
+        return load(GroupNorm(**{**theirs, **options}), module.weight, module.bias)
+    if type(module) is nn.LayerNorm:
+        theirs = trailing(module.shape) | {"epsilon": module.eps}
+        theirs |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
+        return load(LayerNorm(**{**theirs, **options}), module.weight, module.bias)
+    if type(module) is nn.RMSNorm:
+        if module.use_bias and bool(jnp.any(module.bias != 0)):
+            refuse("from_equinox", "RMSNorm", "has a bias that is not 0, which ours lacks", "Add it after the norm.")
+        theirs = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
+        return load(RMSNorm(**{**theirs, **options}), module.weight)
+    unknown("from_equinox", module, KINDS)
+
+
+def to_equinox(layer: Norm) -> Any:
+    """Build ``equinox.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
+
+    Parameters
+    ----------
+    layer : LayerNorm, RMSNorm or GroupNorm
+        Ours. LayerNorm and RMSNorm normalize trailing axes with an elementwise scale; GroupNorm is channels-first.
+
+    Returns
+    -------
+    equinox.Module
+        With the same values on one example; use ``jax.vmap`` for leading axes.
+
+    Raises
+    ------
+    ConversionError
+        If the layer has an option that equinox lacks, which it names.
+    PackageError
+        If equinox is not installed.
+    """
+    eqx = package("equinox", call="to_equinox")
+    if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
+        unknown("to_equinox", layer, KINDS)
+    kind = type(layer).__name__
+    target = f"equinox.nn.{kind}"
+    check_expressible(layer, target, call="to_equinox")
+    scale, bias = weights_of(layer)
+    if isinstance(layer, GroupNorm):
+        channels = check_channels_first(layer, target, call="to_equinox")
+        if (scale is None) != (bias is None):
+            remedy = "Build the layer with both or with neither."
+            lacks("to_equinox", layer, "one of scale and bias without the other", target, remedy)
+        affine = {"channelwise_affine": scale is not None}
+        module = eqx.nn.GroupNorm(layer.num_groups, channels, eps=epsilon_of(layer), **affine)
+    else:
+        shape = trailing_shape(layer, target, call="to_equinox")
+        learn = {"use_weight": scale is not None, "use_bias": bias is not None}
+        module = getattr(eqx.nn, kind)(shape, eps=epsilon_of(layer), **learn)
+    for key, value in (("weight", scale), ("bias", bias)):
+        if value is not None:
+            old = getattr(module, key)
+            module = eqx.tree_at(lambda m, key=key: getattr(m, key), module, value.reshape(old.shape))
+    return module
