@@ -17,8 +17,19 @@ scale_init, bias_init : callable, array_like or Quantity
     stored as a plain array, so that optimizers and checkpoints see plain parameters.
 param_type : type
     The ParamState that holds scale and bias; its ``execute(z)`` applies them.
+num_steps : int, optional
+    With T, scale and bias get a leading axis of T time steps [1]_ [2]_. The steps that an input is of come from
+    ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on a
+    whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
 name : str, optional
     The module's name, which errors show.
+
+References
+----------
+.. [1] Kim, Y. and Panda, P. (2021). Revisiting batch normalization for training low-latency deep spiking neural
+   networks from scratch. Front. Neurosci. 15, 773954. (A scale for each time step.)
+.. [2] Duan, C., Ding, J., Chen, S., Yu, Z. and Huang, T. (2022). Temporal effective batch normalization in spiking
+   neural networks. NeurIPS 35. (A weight for each time step.)
 """
 
 from ._affine import NormParam

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .. import units
 from .._axes import feature_shape
 from ..errors import AxisError, DtypeError, OptionError
+from ._per_step import at_step
 from ._wiring import label
 
 
@@ -22,10 +23,13 @@ class NormParam(brainstate.ParamState):
     def execute(self, x: jax.Array) -> jax.Array:
         """Return ``x * scale + bias``, with what there is of the two."""
         parameters: Any = self.value
-        for key, apply in (("scale", jnp.multiply), ("bias", jnp.add)):
-            if key in parameters:
-                x = apply(x, parameters[key])
-        return x
+        return scale_and_shift(x, **parameters)
+
+
+def scale_and_shift(z: jax.Array, scale: Any = None, bias: Any = None) -> jax.Array:
+    """Return ``z * scale + bias``, with what there is of the two."""
+    z = z if scale is None else z * scale
+    return z if bias is None else z + bias
 
 
 def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_unit: Any) -> tuple[Any, Any]:
@@ -34,7 +38,7 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     Parameters
     ----------
     layer : Module
-        Their owner, with `in_size`, `feature_axes` and an initializer ``<key>_init`` for each.
+        Their owner, with `in_size`, `feature_axes`, `num_steps` and an initializer ``<key>_init`` for each.
     param_type : type
         The state that holds them.
     learn : dict of str to bool
@@ -49,6 +53,13 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     """
     name = label(layer)
     shape = feature_shape(layer.in_size, layer.feature_axes)
+    if layer.num_steps is not None:
+        shape = (layer.num_steps, *shape)
+        if not _plain(param_type):
+            raise OptionError(
+                f"{name}: num_steps={layer.num_steps} takes the parameters of each step apart, which the own execute of"
+                f" {param_type.__name__} does not know of. Use NormParam, or num_steps=None."
+            )
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
     plain, out_unit = units.strip_parameters(
         initial, units.check_unit(out_unit, option="out_unit", name=name), name=name
@@ -56,17 +67,21 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     return (param_type({key: _real(v, key, name) for key, v in plain.items()}) if plain else None), out_unit
 
 
-def learned(weight: Any) -> dict[str, Any]:
-    """Return the parameters as arguments of a functional norm.
+def learned(layer: Any, weight: Any, x: Any) -> dict[str, Any]:
+    """Return the parameters of a layer as arguments of a functional norm of `x`.
 
     Scale and bias themselves where ``execute`` is the plain one, so that they can be fused with the norm; else the
     state, whose ``execute`` is called.
     """
     if weight is None:
         return {}
-    if type(weight).execute is NormParam.execute:
-        return dict(weight.value)
-    return {"affine": weight}
+    if not _plain(type(weight)):
+        return {"affine": weight}
+    return dict(weight.value) if layer.num_steps is None else at_step(layer, weight.value, x)
+
+
+def _plain(param_type: Any) -> bool:
+    return param_type.execute is NormParam.execute
 
 
 def check_features(layer: Any, x: Any, weight: Any) -> None:

@@ -9,6 +9,7 @@ from brainstate.nn import init
 from .. import functional
 from .._axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
 from ._affine import NormParam, check_features, learned, make_affine
+from ._per_step import check_num_steps
 from ._wiring import call_options, keep_options, label
 
 
@@ -33,7 +34,8 @@ class GroupNorm(brainstate.nn.Module):
         (time, batch, ...) data write negative axes.
     **options
         `epsilon`, `dtype`, `use_bias`, `use_scale`, `bias_init`, `scale_init`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `param_type`, `unit`, `out_unit`, `masked_output`, `name`: see :mod:`braindnorm.layers`.
+        `use_fast_variance`, `param_type`, `unit`, `out_unit`, `masked_output`, `num_steps`, `name`:
+        see :mod:`braindnorm.layers`.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class GroupNorm(brainstate.nn.Module):
         unit: Any = None,
         out_unit: Any = None,
         masked_output: str = "zero",
+        num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -94,6 +97,7 @@ class GroupNorm(brainstate.nn.Module):
         self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size, name=label(self))
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
+        self.num_steps = check_num_steps(num_steps, name=label(self))
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
         keep_options(
             self,
@@ -129,6 +133,6 @@ class GroupNorm(brainstate.nn.Module):
             group_size=self.group_size,
             feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
-            **learned(self.weight),
+            **learned(self, self.weight, x),
             **call_options(self, x, mask),
         )

@@ -9,6 +9,7 @@ from brainstate.nn import init
 from .. import functional
 from .._axes import Axes, as_axes, as_size, canonical_axes
 from ._affine import NormParam, check_features, learned, make_affine
+from ._per_step import check_num_steps
 from ._wiring import call_options, keep_options, label
 
 
@@ -30,7 +31,7 @@ class RMSNorm(brainstate.nn.Module):
         The axes of `in_size` along which the scale varies.
     **options
         `epsilon`, `use_scale`, `scale_init`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `param_type`, `unit`, `out_unit`, `masked_output`, `name`:
+        `use_fast_variance`, `dtype`, `param_type`, `unit`, `out_unit`, `masked_output`, `num_steps`, `name`:
         see :mod:`braindnorm.layers`.
 
     Raises
@@ -74,6 +75,7 @@ class RMSNorm(brainstate.nn.Module):
         unit: Any = None,
         out_unit: Any = None,
         masked_output: str = "zero",
+        num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -82,6 +84,7 @@ class RMSNorm(brainstate.nn.Module):
         self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
         self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
         self.use_scale, self.scale_init = use_scale, scale_init
+        self.num_steps = check_num_steps(num_steps, name=label(self))
         self.scale, out_unit = make_affine(self, param_type, {"scale": use_scale}, out_unit)
         keep_options(
             self,
@@ -145,5 +148,5 @@ class RMSNorm(brainstate.nn.Module):
         """
         check_features(self, x, self.scale)
         return functional.rms_norm(
-            x, reduction_axes=self.reduction_axes, **learned(self.scale), **call_options(self, x, mask)
+            x, reduction_axes=self.reduction_axes, **learned(self, self.scale, x), **call_options(self, x, mask)
         )

@@ -1,0 +1,81 @@
+"""Scale and bias that differ from time step to time step: which step it is, and what belongs to it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import units
+from ..errors import AxisError, OptionError
+from ._wiring import label
+
+
+def check_num_steps(num_steps: Any, *, name: str) -> int | None:
+    """Return the number of steps, or None where the parameters are those of all steps.
+
+    Raises
+    ------
+    OptionError
+        If it is no positive integer.
+    """
+    if num_steps is None:
+        return None
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+        raise OptionError(f"{name}: num_steps must be a positive integer, or None; got {num_steps!r}.")
+    return int(num_steps)
+
+
+def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str, Any]:
+    r"""Return the parameters of the steps that `x` is of.
+
+    .. math:: y_t = \gamma_{i(t)} z_t + \beta_{i(t)}
+
+    The steps come from the environment: ``brainstate.environ.context(i=...)``, one integer, or an array of them that is
+    aligned with the leading axes of `x` (``i=jnp.arange(T)`` for a whole sequence, time first).
+
+    Raises
+    ------
+    OptionError
+        If there is no `i`, or it is no integer, or is not between 0 and num_steps - 1. Where it cannot be known, while
+        a loop is traced, such a step gets NaN: never the parameters of another one.
+    AxisError
+        If an array of steps does not fit the leading axes.
+    """
+    name, shape = label(layer), jnp.shape(units.unwrap(x))
+    steps = _steps(layer.num_steps, name)
+    batch = shape[: max(len(shape) - len(layer.in_size), 0)]
+    if steps.shape != batch[: steps.ndim]:
+        raise AxisError(
+            f"{name}: the steps i of shape {steps.shape} do not fit the leading axes of an input of shape {shape}, of"
+            f" which {batch} come before in_size={layer.in_size}. For a whole sequence set one i for each"
+            " entry of its leading axis, time; for one step, one integer."
+        )
+    spread = (1,) * (len(batch) - steps.ndim) if steps.ndim else ()
+    outside = jnp.where(steps < 0, layer.num_steps, steps)  # a negative index would count from the end
+    taken = {key: jnp.take(v, outside, axis=0, mode="fill", fill_value=jnp.nan) for key, v in parameters.items()}
+    return {key: v.reshape(*steps.shape, *spread, *v.shape[steps.ndim :]) for key, v in taken.items()}
+
+
+def _steps(num_steps: int, name: str) -> jax.Array:
+    given = brainstate.environ.get("i", None)
+    if given is None:
+        raise OptionError(
+            f"{name} has parameters for each of num_steps={num_steps} steps, but the environment does not say which"
+            " step this is. Write with brainstate.environ.context(i=i): in the body of the loop, or"
+            f" i=jnp.arange({num_steps}) around a whole sequence of shape (time, ...)."
+        )
+    try:
+        steps = jnp.asarray(given)
+    except (TypeError, ValueError):
+        steps = jnp.asarray(jnp.nan)
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        raise OptionError(f"{name}: the step i must be an integer, or an array of integers; got {given!r}.")
+    known = not isinstance(given, jax.core.Tracer) and np.size(given)
+    if known and not 0 <= np.min(given) <= np.max(given) < num_steps:
+        raise OptionError(
+            f"{name}: step i={given} is not one of the num_steps={num_steps} steps, 0 to {num_steps - 1}."
+        )
+    return steps
