@@ -1,12 +1,15 @@
 """Online learning under braintrace: scale and bias that leave an eligibility trace."""
 
+from typing import Any
+
 import brainstate
 import braintrace
 import jax
+import jax.numpy as jnp
 
 from ..layers import NormParam
 
-__all__ = ["ETraceNormParam"]
+__all__ = ["ETraceExpT", "ETraceNormParam"]
 
 
 class ETraceNormParam(NormParam):
@@ -42,3 +45,37 @@ class ETraceNormParam(NormParam):
         if "scale" in weight:
             x = x * braintrace.element_wise(weight["scale"])
         return x + braintrace.element_wise(weight["bias"]) if "bias" in weight else x
+
+
+class ETraceExpT(brainstate.nn.ExpT):
+    r"""The transform that keeps a learned sigma or gamma positive, and is learned online.
+
+    .. math:: \sigma = e^{\theta}
+
+    The exponential is inside ``braintrace.element_wise``, where the eligibility trace of :math:`\theta` sees it. (Outside
+    of it, its derivative would be lost without an error.)
+
+    See Also
+    --------
+    braindnorm.DivisiveNorm : takes such a parameter as `sigma` or `gamma`.
+
+    Examples
+    --------
+    >>> import brainunit as u
+    >>> from brainstate.nn import Param
+    >>> from braindnorm import DivisiveNorm
+    >>> from braindnorm.interop.braintrace import ETraceExpT
+    >>> sigma, gamma = Param([5.0] * 4, t=ETraceExpT()), Param([1.0] * 4, t=ETraceExpT())
+    >>> norm = DivisiveNorm(4, unit=u.mV, sigma=sigma, gamma=gamma)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def forward(self, x: Any) -> Any:
+        """Return exp(x)."""
+        return braintrace.element_wise(x, weight_fn=_exp)
+
+
+def _exp(x: Any) -> Any:
+    return jnp.exp(x)
