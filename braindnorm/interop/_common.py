@@ -32,13 +32,14 @@ def package(name: str, *, call: str) -> Any:
     PackageError
         If it is not installed.
     """
+    root = name.partition(".")[0]
     try:
-        return import_module(name)
+        import_module(root)
     except ModuleNotFoundError as error:
-        root = name.partition(".")[0]
         if error.name != root:
             raise
         raise PackageError(f"{call} needs the package {root}, which is not installed: pip install {root}") from error
+    return import_module(name)
 
 
 def state_of(layer: Any) -> Any:

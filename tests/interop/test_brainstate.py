@@ -1,0 +1,127 @@
+"""Our layers against those of brainstate.nn: the same options, the same weights, the same values, both ways."""
+
+from typing import Any
+
+import brainstate
+import brainunit as u
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import nn
+
+from braindnorm import GroupNorm, LayerNorm, NormParam, RMSNorm
+from braindnorm.errors import ConversionError
+from braindnorm.interop import from_brainstate, to_brainstate
+
+SOURCES = {
+    "layer": (lambda: nn.LayerNorm(8), (5, 8)),
+    "layer, axes": (lambda: nn.LayerNorm((3, 8), (-2, -1), (-2, -1), epsilon=0.1), (2, 5, 3, 8)),
+    "layer, positive axes": (lambda: nn.LayerNorm((3, 8), (1, 2), 0), (5, 3, 8)),
+    "layer, no bias": (lambda: nn.LayerNorm(8, use_bias=False), (5, 8)),
+    "layer, no scale": (lambda: nn.LayerNorm(8, use_scale=False), (5, 8)),
+    "layer, plain": (lambda: nn.LayerNorm(8, use_scale=False, use_bias=False), (5, 8)),
+    "layer, half": (lambda: nn.LayerNorm(8, dtype=jnp.float16), (5, 8)),
+    "rms": (lambda: nn.RMSNorm((3, 8), reduction_axes=(-2, -1)), (5, 3, 8)),
+    "rms, plain": (lambda: nn.RMSNorm(8, use_scale=False, use_fast_variance=False), (5, 8)),
+    "group": (lambda: nn.GroupNorm(6, num_groups=2), (5, 4, 3, 6)),
+    "group, by size": (lambda: nn.GroupNorm(6, num_groups=None, group_size=2), (5, 6)),
+    "group, plain": (lambda: nn.GroupNorm(6, num_groups=3, use_scale=False, use_bias=False), (5, 4, 6)),
+}
+
+
+def normal(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return (0.5 + 2 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    for state in module.states().values():
+        state.value = {key: jnp.asarray(normal(v.shape, seed=len(key))) for key, v in state.value.items()}
+    return module
+
+
+def close(actual: Any, expected: Any) -> None:
+    assert actual.dtype == expected.dtype
+    tolerance = 1e-6 if actual.dtype == jnp.float32 else 4e-3
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_from_brainstate_gives_the_same_values(case: str) -> None:
+    make, shape = SOURCES[case]
+    module, x = randomize(make()), normal(shape)
+    close(from_brainstate(module)(x), module(x))
+
+
+@pytest.mark.parametrize("case", SOURCES)
+def test_there_and_back(case: str) -> None:
+    make, shape = SOURCES[case]
+    module, x = randomize(make()), normal(shape)
+    back = to_brainstate(from_brainstate(module))
+    assert type(back) is type(module)
+    assert back.states().keys() == module.states().keys()
+    close(back(x), module(x))
+
+
+def test_masks_mean_the_same_with_masked_output_normalize() -> None:
+    module, x, mask = randomize(nn.LayerNorm(8)), normal((5, 8)), jnp.arange(8) < 5
+    close(from_brainstate(module, masked_output="normalize")(x, mask=mask), module(x, mask=mask))
+
+
+def test_options_of_ours_go_along() -> None:
+    module, x = randomize(nn.LayerNorm(8)), normal((5, 8))
+    layer = from_brainstate(module, unit=u.mV, out_unit=u.UNITLESS)
+    close(layer(x * u.mV), module(x))
+
+
+def test_an_option_of_ours_wins() -> None:
+    module, x = randomize(nn.LayerNorm(8)), normal((5, 8))
+    learned = module.weight.value
+    assert from_brainstate(module, use_bias=False).weight.value.keys() == {"scale"}
+    close(from_brainstate(nn.LayerNorm(8), epsilon=0.1)(x), nn.LayerNorm(8, epsilon=0.1)(x))
+    grown = from_brainstate(nn.LayerNorm(8, use_bias=False), use_bias=True)
+    np.testing.assert_array_equal(grown.weight.value["bias"], jnp.zeros_like(learned["bias"]))
+
+
+def test_a_state_of_another_class_goes_over_as_it_is() -> None:
+    class Doubled(NormParam):
+        def execute(self, x: Any) -> Any:
+            return 2 * super().execute(x)
+
+    module, x = randomize(nn.LayerNorm(8, param_type=Doubled)), normal((5, 8))
+    layer = from_brainstate(module)
+    assert layer.weight is module.weight
+    close(layer(x), module(x))
+    with pytest.raises(ConversionError, match=r"has param_type=Doubled, which brainstate\.nn\.LayerNorm lacks"):
+        to_brainstate(layer)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LayerNorm(8, unit=u.mV), "LayerNorm has unit=mV, which brainstate.nn.LayerNorm lacks. Build .* unit=None"),
+        (RMSNorm(8, masked_output="input"), "masked_output=input"),
+        (LayerNorm(8, epsilon=0.1 * u.mV), "a unit in epsilon"),
+        (GroupNorm((6, 4), 0, num_groups=2), "channels on axis -2"),
+        (GroupNorm(6, num_groups=2, reduction_axes=-2), r"reduction_axes=\(-2,\)"),
+        (nn.LayerNorm(8), "takes GroupNorm, LayerNorm, RMSNorm"),
+    ],
+)
+def test_what_brainstate_lacks_is_named(layer: LayerNorm, message: str) -> None:
+    with pytest.raises(ConversionError, match=message):
+        to_brainstate(layer)
+
+
+def test_other_classes_are_refused() -> None:
+    class Own(nn.LayerNorm):
+        pass
+
+    for other in (Own(8), LayerNorm(8), nn.BatchNorm0d(8)):
+        with pytest.raises(ConversionError, match="takes GroupNorm, LayerNorm, RMSNorm"):
+            from_brainstate(other)
+
+
+def test_a_dtype_that_was_given_is_kept() -> None:
+    assert from_brainstate(nn.LayerNorm(8)).dtype is None
+    assert from_brainstate(nn.LayerNorm(8, dtype=jnp.float16)).dtype == jnp.float16
+    with brainstate.environ.context(precision=64):
+        assert from_brainstate(nn.LayerNorm(8)).dtype is None

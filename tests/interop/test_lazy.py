@@ -1,0 +1,51 @@
+"""The other packages are optional, and are imported when they are asked for."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from braindnorm import LayerNorm, interop
+from braindnorm.errors import NormError, PackageError
+
+PACKAGES = ["brainpy", "equinox", "flax", "torch"]
+
+
+def test_every_name_is_found() -> None:
+    for name in interop.__all__:
+        assert getattr(interop, name).__name__ == name
+
+
+def test_another_name_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'from_keras'"):
+        _ = interop.from_keras
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    there: Any = getattr(interop, f"to_{package}")
+    back: Any = getattr(interop, f"from_{package}")
+    for convert in (there, back):
+        with pytest.raises(PackageError, match=f"needs the package {package}, which is not installed: pip install"):
+            convert(LayerNorm(8))
+    assert issubclass(PackageError, NormError)
+    assert issubclass(PackageError, ImportError)
+
+
+def test_what_an_installed_package_itself_misses_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("import a_module_that_is_nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_nowhere"):
+        interop.to_torch(LayerNorm(8))
+
+
+def test_nothing_is_imported_until_asked() -> None:
+    program = (
+        "import sys, braindnorm.interop, braindnorm.interop.brainstate, braindnorm.interop.torch\n"
+        f"assert not {{*{PACKAGES}}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
