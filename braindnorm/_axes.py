@@ -1,5 +1,6 @@
 """Which axes: of the input, of the parameters, and of a channel that is split into groups."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from .errors import AxisError, OptionError
 
@@ -118,10 +120,30 @@ def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) 
 
 def sum_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
     """Sum `v` over the channels of each group, and give the sum to every channel of the group."""
+    whole = _gather_split_groups(v, channel_axis, num_groups)
     before, channels, after = v.shape[:channel_axis], v.shape[channel_axis], v.shape[channel_axis + 1 :]
-    grouped = v.reshape(*before, num_groups, channels // num_groups, *after)
+    grouped = whole.reshape(*before, num_groups, channels // num_groups, *after)
     summed = jnp.sum(grouped, axis=channel_axis + 1, keepdims=True)
-    return jnp.broadcast_to(summed, grouped.shape).reshape(v.shape)
+    spread = jnp.broadcast_to(summed, grouped.shape).reshape(v.shape)
+    return spread if whole is v else jax.sharding.reshard(spread, jax.typeof(v).sharding)
+
+
+def one_of_each_group(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
+    """Keep one channel of each group, where all channels of a group hold the same."""
+    return jax.lax.slice_in_dim(v, 0, None, v.shape[channel_axis] // num_groups, channel_axis)
+
+
+def _gather_split_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
+    """Put the channels of `v` on every device, if mesh axes of type Explicit split some group: JAX reshapes no such."""
+    sharding = jax.typeof(v).sharding
+    spec = list(sharding.spec)
+    names = spec[channel_axis] or ()
+    shards = math.prod(sharding.mesh.shape[name] for name in (names if isinstance(names, tuple) else (names,)))
+    if num_groups % shards == 0:
+        return v
+    spec[channel_axis] = None
+    gathered: jax.Array = jax.sharding.reshard(v, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
+    return gathered
 
 
 def _as_int(value: Any) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ._axes import sum_groups
+from ._axes import one_of_each_group, sum_groups
 from ._collectives import AxisName, sum_devices
 
 
@@ -64,11 +64,17 @@ def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, 
 
 
 def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax.Array]:
-    """Sum local totals over the devices. However many the totals, it is one collective."""
+    """Sum local totals over the devices. However many the totals, it is one collective, with one number a statistic."""
     if over.axis_name is None:
         return totals
     stacked = jnp.stack(jnp.broadcast_arrays(*totals))
-    return list(sum_devices(stacked, over.axis_name, over.axis_index_groups, name=over.name))
+    if over.channel_axis is None:
+        return list(sum_devices(stacked, over.axis_name, over.axis_index_groups, name=over.name))
+    axis = over.channel_axis + 1
+    summed = sum_devices(
+        one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups, name=over.name
+    )
+    return list(jnp.repeat(summed, stacked.shape[axis] // over.num_groups, axis))
 
 
 def zero_masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
