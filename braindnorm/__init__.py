@@ -4,13 +4,14 @@ __version__ = "0.1.0"
 
 from . import errors, functional, masks
 from ._step_mask import step_mask
-from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, RMSNorm
+from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, OverTime, RMSNorm
 
 __all__ = [
     "DivisiveNorm",
     "GroupNorm",
     "LayerNorm",
     "NormParam",
+    "OverTime",
     "RMSNorm",
     "__version__",
     "errors",

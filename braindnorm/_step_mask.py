@@ -6,7 +6,7 @@ a State, and a function compiled under one mask follows the next; a mask made wi
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from .errors import MaskError
 from .masks import align, as_booleans, broadcasts
 from .units import unwrap
 
-__all__ = ["step_mask", "with_step_mask"]
+__all__ = ["fit_leading", "step_mask", "with_step_mask"]
 
 KEY = "braindnorm_step_mask"
 OPEN_INSIDE = "Open the context inside the function: def f(x, alive): with step_mask(alive): return net(x)."
@@ -139,16 +139,27 @@ def with_step_mask(mask: Any, x: Any, in_size: Any, *, name: str) -> Any:
     if step is None:
         return mask
     shape = tuple(jnp.shape(unwrap(x)))
-    batch = shape[: max(len(shape) - len(in_size), 0)]
-    if step.ndim > len(batch) or not broadcasts(step.shape, batch):
-        raise MaskError(
-            f"{name}: the step mask of shape {step.shape} does not fit the leading axes of an input of shape {shape},"
-            f" of which {batch} are batch axes (in_size={tuple(in_size)}). It has one entry for each trial: give it"
-            " those axes, or open step_mask around other layers."
-        )
-    step = step.reshape(*step.shape, *[1] * (len(shape) - step.ndim))
+    step = fit_leading(step, shape, in_size, what="step mask", name=name)
     explicit = align(mask, shape, name=name)
     return step if explicit is None else step & explicit
+
+
+def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: str, name: str) -> jax.Array:
+    """Return booleans of trials, aligned with the leading axes, with as many axes as the input.
+
+    Raises
+    ------
+    MaskError
+        If they have more axes than the input has batch axes, or do not fit them.
+    """
+    batch = tuple(shape[: max(len(shape) - len(in_size), 0)])
+    if valid.ndim > len(batch) or not broadcasts(valid.shape, batch):
+        raise MaskError(
+            f"{name}: the {what} of shape {valid.shape} does not fit the leading axes of an input of shape"
+            f" {tuple(shape)}, of which {batch} are batch axes (in_size={tuple(in_size)}). It has one entry for each"
+            " trial: give it those axes."
+        )
+    return valid.reshape(*valid.shape, *[1] * (len(shape) - valid.ndim))
 
 
 def _current(name: str) -> jax.Array | None:

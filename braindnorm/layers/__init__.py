@@ -36,6 +36,7 @@ from ._affine import NormParam
 from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
+from .over_time import OverTime
 from .rms_norm import RMSNorm
 
-__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "RMSNorm"]
+__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "OverTime", "RMSNorm"]

@@ -23,13 +23,10 @@ class NormParam(brainstate.ParamState):
     def execute(self, x: jax.Array) -> jax.Array:
         """Return ``x * scale + bias``, with what there is of the two."""
         parameters: Any = self.value
-        return scale_and_shift(x, **parameters)
-
-
-def scale_and_shift(z: jax.Array, scale: Any = None, bias: Any = None) -> jax.Array:
-    """Return ``z * scale + bias``, with what there is of the two."""
-    z = z if scale is None else z * scale
-    return z if bias is None else z + bias
+        for key, apply in (("scale", jnp.multiply), ("bias", jnp.add)):
+            if key in parameters:
+                x = apply(x, parameters[key])
+        return x
 
 
 def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_unit: Any) -> tuple[Any, Any]:

@@ -1,0 +1,239 @@
+"""Statistics over time: a norm with a memory."""
+
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import units
+from .._axes import as_size, canonical_axes
+from .._clock import Memory
+from .._decay import check_decay, decay_of
+from .._normalize import normalize, reduction_of
+from .._over_time import OverTimeStandardize
+from .._step_mask import fit_leading, with_step_mask
+from ..errors import AxisError, OptionError, UnitError
+from ..functional import Statistics
+from ..masks import align, as_booleans
+from ._affine import check_features, learned
+from ._wiring import OPTIONS, label
+from .group_norm import GroupNorm
+from .layer_norm import LayerNorm
+from .rms_norm import RMSNorm
+
+
+class OverTime(brainstate.nn.Module):
+    r"""A norm whose statistics run over time as well: over all valid steps up to now, and none to come.
+
+    .. math:: y_t = \gamma \, \frac{x_t - \mu_{\le t}}{\sqrt{\sigma^2_{\le t} + \varepsilon}} + \beta , \qquad
+       (n, \mu, m_2)_{\le t} = \lambda \odot (n, \mu, m_2)_{\le t-1} \oplus (n, \mu, m_2)_t , \qquad
+       \sigma^2 = m_2 / n
+
+    where :math:`\oplus` merges moments exactly [1]_ and :math:`\lambda` weighs the past (:math:`n` and :math:`m_2` are
+    multiplied by it). The mean of an RMSNorm is held at 0.
+
+    Parameters
+    ----------
+    norm : LayerNorm, RMSNorm or GroupNorm
+        What is normalized over in each step, with its scale and bias, units, `masked_output` and `axis_name`.
+    decay : float, optional
+        :math:`\lambda`, from 0 (each step alone: the norm itself) to 1 (the default: nothing is forgotten).
+    tau : Quantity or float, optional
+        The time constant of forgetting, instead of `decay`: :math:`\lambda = \exp(-\Delta t / \tau)`, with ``dt`` from
+        ``brainstate.environ``.
+    time_axis : int
+        The axis of a whole sequence that is time, for :meth:`sequence`.
+    name : str, optional
+        The module's name, which errors show.
+
+    Raises
+    ------
+    OptionError
+        If an option has no meaning, or :meth:`init_state` has not been called.
+    AxisError
+        If the input is of another batch size than the memory.
+    NormError
+        As the norm that is wrapped.
+
+    Notes
+    -----
+    The memory is a ``ShortTermState`` of plain arrays that count in the norm's declared `unit` (quantities need one):
+    make it with ``init_state(batch_size)``, clear it with ``reset_state()``, and read it with :attr:`statistics`. In a
+    step where nothing is valid it stays as it is, bit for bit: such a step does not decay it either.
+
+    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`sequence` takes all steps at once by
+    ``jax.lax.associative_scan``. Both start from the memory, leave it as it is at the end, and give the same numbers.
+
+    Scale and bias of each step (`num_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
+    environment.
+
+    References
+    ----------
+    .. [1] Chan, T. F., Golub, G. H. and LeVeque, R. J. (1979). Updating formulae and a pairwise algorithm for computing
+       sample variances. Stanford STAN-CS-79-773.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from braindnorm import LayerNorm, OverTime
+    >>> norm = OverTime(LayerNorm(1))
+    >>> norm.init_state()
+    >>> def variance(x):
+    ...     norm(jnp.array([x]))
+    ...     return round(norm.statistics.var.item(), 2)
+    >>> [variance(x) for x in (0., 2., 4., 6.)]
+    [0.0, 1.0, 2.67, 5.0]
+    """
+
+    def __init__(
+        self, norm: Any, decay: Any = None, tau: Any = None, *, time_axis: int = 0, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        if not isinstance(norm, LayerNorm | RMSNorm | GroupNorm):
+            raise OptionError(f"OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm; got {norm!r}.")
+        self.norm: Any = norm
+        self.in_size = self.out_size = as_size(norm.in_size, name=label(self))
+        self.decay, self.tau, self.time_axis = decay, tau, time_axis
+        check_decay(decay, tau, name=label(self))
+        self.memory: Any = None
+
+    def init_state(self, batch_size: Any = None, **_: Any) -> None:
+        """Make the memory, empty.
+
+        Parameters
+        ----------
+        batch_size : int, sequence of int or None
+            The batch axes of a step's input; None for a single trial, and under ``vmap``.
+        """
+        self.memory = brainstate.ShortTermState(self._empty(batch_size))
+
+    def reset_state(self, batch_size: Any = None, **_: Any) -> None:
+        """Empty the memory; with a `batch_size`, for that many trials."""
+        if self.memory is None:
+            self.init_state(batch_size)
+        elif batch_size is None:
+            self.memory.value = jax.tree.map(jnp.zeros_like, self.memory.value)
+        else:
+            self.memory.value = self._empty(batch_size)
+
+    @property
+    def statistics(self) -> Statistics:
+        """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
+        past, unit = self._past(), self.norm.unit or units.UNITLESS
+        mean = units.restore(past.pivot + past.mean, unit)
+        return Statistics(past.count, mean, units.restore(past.var, unit**2))
+
+    def update(self, x: Any, *, mask: Any = None, reset: Any = None) -> Any:
+        """Normalize one step, and remember it.
+
+        Parameters
+        ----------
+        x : array_like or Quantity
+            The input of this step: the batch axes that :meth:`init_state` was told, then those of `in_size`.
+        mask : array_like of bool or int, optional
+            True or non-zero where the input is valid, broadcast to it from the right.
+        reset : array_like of bool or int, optional
+            True where a new trial begins with this step, aligned with the leading (batch) axes.
+
+        Returns
+        -------
+        Array or Quantity
+            Of the shape of `x`, in the norm's `out_unit`.
+        """
+        mask = with_step_mask(mask, x, self.in_size, name=label(self))
+        return self._call(x, mask, self._began(reset, x), sequence=False)
+
+    def sequence(self, xs: Any, *, mask: Any = None, reset: Any = None) -> Any:
+        """Normalize all steps of a sequence at once, each by the steps up to it, and remember them.
+
+        Parameters
+        ----------
+        xs : array_like or Quantity
+            As in :meth:`update`, with `time_axis` besides.
+        mask, reset : array_like of bool or int, optional
+            As in :meth:`update`, with the time axis of `xs`.
+
+        Returns
+        -------
+        Array or Quantity
+            Of the shape of `xs`, in the norm's `out_unit`.
+        """
+        name, shape = label(self), jnp.shape(units.unwrap(xs))
+        (axis,) = canonical_axes(self.time_axis, len(shape), option="time_axis", name=name)
+        if axis >= len(shape) - len(self.norm.in_size):
+            raise AxisError(
+                f"{name}: time_axis={self.time_axis} of a sequence of shape {shape} is one of the axes of"
+                f" in_size={self.in_size}. Time comes before them."
+            )
+        valid = align(with_step_mask(mask, xs, self.in_size, name=name), shape, name=name)
+        began = self._began(reset, xs)
+        valid, began = (v if v is None else jnp.moveaxis(v, axis, 0) for v in (valid, began))
+        with brainstate.environ.context(i=_steps(shape[axis])):
+            y = self._call(_move(xs, axis, 0, name), valid, began, sequence=True)
+        return _move(y, 0, axis, name)
+
+    def _call(self, x: Any, mask: Any, began: jax.Array | None, *, sequence: bool) -> Any:
+        """Normalize one step, or a sequence of them with time first."""
+        norm, name, shape = self.norm, label(self), jnp.shape(units.unwrap(x))
+        weight = norm.scale if isinstance(norm, RMSNorm) else norm.weight
+        check_features(norm, x, weight)
+        if norm.unit is None and not units.strip(x, None, name=name)[1].is_unitless:
+            raise UnitError(
+                f"{name} keeps a memory, which has one unit: got an input in {units.strip(x, None, name=name)[1]}, but"
+                f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
+            )
+        clock = OverTimeStandardize(self._past(), decay_of(self.decay, self.tau, name=name), began, sequence)
+        over = _over(norm, shape[1:] if sequence else shape, name)
+        options = {key: getattr(norm, key) for key in OPTIONS}
+        parameters = {"scale": None, "bias": None, **learned(norm, weight, x)}
+        y = normalize(x, **parameters, **options, **over, mask=mask, name=name, standardize=clock)
+        dtype = clock.past.m2.dtype
+        self.memory.value = {key: v.astype(dtype) for key, v in clock.last._asdict().items()}
+        return y
+
+    def _began(self, reset: Any, x: Any) -> jax.Array | None:
+        if reset is None:
+            return None
+        name = label(self)
+        began = as_booleans(reset, f"{name} (its reset)")
+        return fit_leading(began, jnp.shape(units.unwrap(x)), self.in_size, what="reset", name=name)
+
+    def _past(self) -> Memory:
+        if self.memory is None:
+            raise OptionError(
+                f"{label(self)} has no memory yet. Call init_state(batch_size), or"
+                " brainstate.nn.init_all_states(net, batch_size), before the first step."
+            )
+        return Memory(**self.memory.value)
+
+    def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
+        batch = () if batch_size is None else np.atleast_1d(batch_size).tolist()
+        shape = (*batch, *self.norm.in_size)
+        axes = {axis % len(shape) for axis in _over(self.norm, shape, label(self))["reduction_axes"]}
+        kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
+        dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
+        return {key: jnp.zeros(kept, dtype) for key in Memory._fields}
+
+
+def _over(norm: Any, shape: Any, name: str) -> dict[str, Any]:
+    """Return what the statistics of a step of this shape run over, in axes from the right."""
+    feature_axis = norm.feature_axis if isinstance(norm, GroupNorm) else None
+    groups = (None, norm.group_size) if isinstance(norm, GroupNorm) else (1, None)
+    over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=name)
+    axes = tuple(axis - len(shape) for axis in over.axes)
+    return {
+        "reduction_axes": axes, "feature_axis": feature_axis, "groups": groups, "centred": not isinstance(norm, RMSNorm)
+    }  # fmt: skip
+
+
+def _steps(num_steps: int) -> Any:
+    """Return the steps of a sequence: those of the environment, if it names several, or else from 0."""
+    given = brainstate.environ.get("i", None)
+    return given if np.ndim(given) else np.arange(num_steps)
+
+
+def _move(x: Any, source: int, target: int, name: str) -> Any:
+    mantissa, unit = units.strip(x, None, name=name)
+    return units.restore(jnp.moveaxis(jnp.asarray(mantissa), source, target), unit)
