@@ -1,5 +1,6 @@
 """A sum over the devices of a mapped axis, or over groups of them."""
 
+import operator
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def _psum(v: jax.Array, axis_name: AxisName, name: str) -> jax.Array:
     try:
         summed: jax.Array = jax.lax.psum(v, axis_name)
         return summed
-    except AssertionError as error:
+    except (AssertionError, ValueError) as error:  # the first for a vmapped axis, the second for it among others
         raise AxisNameError(
             f"{name}: axis_name={axis_name!r} is bound by a vmap inside shard_map(check_vma=True), and JAX cannot sum"
             " over it there. Write shard_map(..., check_vma=False), or give the norm the mesh axis alone and reduce"
@@ -76,13 +77,18 @@ def _axis_size(axis_name: AxisName, name: str) -> int | None:
 
 def _group_of(groups: Sequence[Sequence[int]], size: int, name: str) -> np.ndarray[Any, Any]:
     """Return for each index of the axis the number of its group."""
-    members = [int(index) for group in groups for index in group]
-    if sorted(members) != list(range(size)):
+    try:
+        rows = [[operator.index(index) for index in group] for group in groups]
+    except TypeError:
         raise OptionError(
-            f"{name}: axis_index_groups={[list(group) for group in groups]} must hold each index of an axis of length"
-            f" {size} exactly once, that is 0 to {size - 1}."
+            f"{name}: axis_index_groups must be a list of lists of integers, such as [[0, 1], [2, 3]]; got {groups!r}."
+        ) from None
+    if sorted(index for row in rows for index in row) != list(range(size)):
+        raise OptionError(
+            f"{name}: axis_index_groups={rows} must hold each index of an axis of length {size} exactly once, that is 0"
+            f" to {size - 1}."
         )
     group_of = np.empty(size, np.int32)
-    for number, group in enumerate(groups):
-        group_of[[int(index) for index in group]] = number
+    for number, row in enumerate(rows):
+        group_of[row] = number
     return group_of

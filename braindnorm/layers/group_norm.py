@@ -9,6 +9,7 @@ from brainstate.nn import init
 from .. import functional
 from .._axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
 from ._affine import NormParam, check_features, learned, make_affine
+from ._local_groups import local_groups
 from ._per_step import check_num_steps
 from ._wiring import call_options, keep_options, label
 
@@ -129,8 +130,7 @@ class GroupNorm(brainstate.nn.Module):
         check_features(self, x, self.weight)
         return functional.group_norm(
             x,
-            None,
-            group_size=self.group_size,
+            local_groups(self, x),
             feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
             **learned(self, self.weight, x),

@@ -126,6 +126,12 @@ TRANSFORMS = {
 }
 
 
+def parameters_of(layer: brainstate.nn.Module) -> brainstate.ParamState:
+    """Return the one state of a norm, which holds its scale and bias."""
+    (state,) = layer.states().values()
+    return state
+
+
 def values_and_derivatives(
     f: Callable[[jax.Array], jax.Array], weight: Any, x: Any, tangent: Any, cotangent: Any
 ) -> Truth:

@@ -16,6 +16,7 @@ from tests.laws.devices import (
     float64,
     group_of,
     number_cells,
+    parameters_of,
     truth,
     values_and_derivatives,
     worst_error,
@@ -64,7 +65,7 @@ def test_sharded_equals_whole(kind: str, masked: str, groups: str, transform: st
     parameters = {"scale": scale} if kind == "RMSNorm" else {"scale": scale, "bias": bias}
     with float64():
         layer = LAYERS[kind](CHANNELS, axis_name="device", axis_index_groups=GROUPS[groups])
-        (weight,) = layer.states().values()
+        weight = parameters_of(layer)
         weight.value = jax.tree.map(jnp.asarray, parameters)
         got = values_and_derivatives(mapped(layer, mask, transform), weight, x, tangent, cotangent)
     cell = number_cells(group_of(GROUPS[groups])[:, None, None], np.arange(BATCH)[:, None], CHANNEL_GROUP[kind])
