@@ -66,7 +66,8 @@ def normalize(
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     valid = align(mask, array.shape, name=name)
     padding = _padding(array, masked_output, reference, out_unit, name)
-    result = result_dtype([array, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
+    given = real_array(units.strip(x, None, name=name)[0], name=name)  # a change of prefix may have widened it
+    result = result_dtype([given, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
     how = Standardization(
         over, units.variance_of(epsilon, reference, name=name), centred, use_fast_variance, masked_output == "normalize"
     )

@@ -67,7 +67,8 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     Returns
     -------
     tuple
-        The mantissa of `x` in the reference unit, and that unit.
+        The mantissa of `x` in the reference unit, and that unit. Half precision is widened to be rescaled: 70 nA are
+        70000 pA, more than float16 holds.
 
     Raises
     ------
@@ -87,7 +88,12 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
             f"{name} is declared with unit={unit}, but got an input in {arrived}, which is of another dimension."
             f" Pass a quantity that converts to {unit}, or build the norm with unit={arrived}."
         )
-    return convert(mantissa, arrived, unit), unit
+    return (mantissa if arrived == unit else convert(_at_least_float32(mantissa), arrived, unit)), unit
+
+
+def _at_least_float32(mantissa: Any) -> Any:
+    array = jnp.asarray(mantissa)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def convert(mantissa: Any, source: u.Unit, target: u.Unit) -> Any:
