@@ -91,7 +91,7 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
     Returns
     -------
     Array
-        Booleans of shape (T, *lengths.shape), time first, as ``for_loop`` and ``scan`` run: True while the trial lasts.
+        Booleans of shape ``(T, *lengths.shape)``, time first, as ``for_loop`` and ``scan`` run: True while a trial lasts.
         For data of shape (T, batch, features) write ``mask[..., None]``.
 
     Raises
@@ -132,7 +132,7 @@ def from_end_times(end_times: Any, times: Any) -> jax.Array:
     Returns
     -------
     Array
-        Booleans of shape (T, *end_times.shape): True at the steps before the end.
+        Booleans of shape ``(T, *end_times.shape)``: True at the steps before the end.
 
     Raises
     ------
