@@ -1,13 +1,13 @@
-"""What every converter does: find the other package, refuse what it lacks, hand the weights over."""
+"""What every converter does: refuse what the other package lacks, and hand the weights over."""
 
 from collections.abc import Collection, Mapping
-from importlib import import_module
 from typing import Any, NoReturn
 
+import jax
 import jax.numpy as jnp
 
 from .. import units
-from ..errors import ConversionError, PackageError
+from ..errors import ConversionError
 from ..layers import GroupNorm, LayerNorm, NormParam, RMSNorm
 
 Norm = LayerNorm | RMSNorm | GroupNorm
@@ -21,25 +21,8 @@ _PLAIN = {
     "axis_name": None,
     "axis_index_groups": None,
     "dtype": None,
+    "num_steps": None,
 }
-
-
-def package(name: str, *, call: str) -> Any:
-    """Import an optional package.
-
-    Raises
-    ------
-    PackageError
-        If it is not installed.
-    """
-    root = name.partition(".")[0]
-    try:
-        import_module(root)
-    except ModuleNotFoundError as error:
-        if error.name != root:
-            raise
-        raise PackageError(f"{call} needs the package {root}, which is not installed: pip install {root}") from error
-    return import_module(name)
 
 
 def state_of(layer: Any) -> Any:
@@ -60,10 +43,15 @@ def load(layer: Any, scale: Any = None, bias: Any = None) -> Any:
     given = {"scale": scale, "bias": bias}
     if state is not None:
         state.value = {
-            key: old if given[key] is None else jnp.asarray(given[key]).reshape(old.shape)
+            key: old if given[key] is None else _spread(jnp.asarray(given[key]), old.shape, len(layer.in_size))
             for key, old in state.value.items()
         }
     return layer
+
+
+def _spread(weight: jax.Array, shape: tuple[int, ...], ndim: int) -> jax.Array:
+    """Return a weight in the shape that a layer keeps it in: with `num_steps`, once for every step."""
+    return jnp.broadcast_to(weight.reshape(shape[-ndim:]), shape)
 
 
 def epsilon_of(layer: Any) -> float:

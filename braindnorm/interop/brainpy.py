@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from .._optional import package
 from ..layers import GroupNorm, LayerNorm
-from ._common import check_expressible, epsilon_of, lacks, load, package, unknown, weights_of
+from ._common import check_expressible, epsilon_of, lacks, load, unknown, weights_of
 from ._shapes import check_channels_last, trailing, trailing_shape
 
 __all__ = ["from_brainpy", "to_brainpy"]

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import brainstate
 from brainstate import nn
 
+from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, load, package, state_of, unknown, weights_of
+from ._common import KINDS, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
 from ._shapes import check_channels_last
 from .equinox import from_equinox, to_equinox
 from .flax import from_flax, to_flax, to_linen

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, package, refuse, unknown, weights_of
+from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, refuse, unknown, weights_of
 from ._shapes import channels_first, check_channels_first, trailing, trailing_shape
 
 __all__ = ["from_equinox", "to_equinox"]

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._axes import as_axes
+from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, load, package, refuse, unknown, weights_of
+from ._common import KINDS, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
 from ._shapes import check_channels_last
 
 __all__ = ["from_flax", "to_flax", "to_linen"]

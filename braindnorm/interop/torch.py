@@ -6,8 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, package, unknown, weights_of
+from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, unknown, weights_of
 from ._shapes import channels_first, check_channels_first, trailing, trailing_shape
 
 __all__ = ["from_torch", "to_torch"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import braindnorm
 from braindnorm import LayerNorm, interop
 from braindnorm.errors import NormError, PackageError
 
@@ -49,3 +50,14 @@ def test_nothing_is_imported_until_asked() -> None:
         f"assert not {{*{PACKAGES}}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_package_imports_its_rarer_parts_when_asked() -> None:
+    program = (
+        "import sys, braindnorm\n"
+        "assert not {'braindnorm.inspect', 'braindnorm.replace', 'braindnorm.interop'} & set(sys.modules)\n"
+        "assert braindnorm.inspect.check and braindnorm.replace_norms"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'replace_norm'"):
+        _ = braindnorm.replace_norm

@@ -1,0 +1,102 @@
+"""Every norm of brainstate.nn in a model becomes ours, wherever it stands, with its weights."""
+
+from typing import Any, NamedTuple
+
+import brainstate
+import brainunit as u
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import nn
+
+from braindnorm import GroupNorm, LayerNorm, RMSNorm, replace_norms
+from braindnorm.errors import OptionError, UnitError
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+class Net(nn.Module):
+    """A norm in each kind of place; one stands in two, and two share a state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tied = nn.LayerNorm(6)
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.RMSNorm(6), nn.GroupNorm(6, num_groups=2))
+        self.places = {"list": [nn.LayerNorm(6), self.tied], "tuple": (nn.Linear(6, 6), nn.LayerNorm(6))}
+        self.pair = Pair(nn.LayerNorm(6, use_scale=False, use_bias=False), [self])
+        self.places["list"][0].weight = self.places["tuple"][1].weight
+
+    def update(self, x: Any) -> Any:
+        x = self.body(self.tied(x)) + self.pair.first(x)
+        for norm in (*self.places["list"], *self.places["tuple"]):
+            x = norm(x)
+        return x
+
+
+def randomized() -> Net:
+    net = Net()
+    for number, state in enumerate(net.states(brainstate.ParamState).values()):
+        key = jax.random.key(number)
+        state.value = jax.tree.map(lambda a, key=key: jax.random.normal(key, a.shape), state.value)
+    return net
+
+
+def test_the_model_keeps_its_values_weights_and_paths() -> None:
+    net, x = randomized(), jax.random.normal(jax.random.key(9), (5, 6))
+    expected, before = net(x), net.states(brainstate.ParamState)
+    values = {path: state.value for path, state in before.items()}
+    report = replace_norms(net)
+    np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-5)
+    after = net.states(brainstate.ParamState)
+    assert after.keys() == before.keys()
+    jax.tree.map(np.testing.assert_array_equal, {path: state.value for path, state in after.items()}, values)
+    assert {path: (type(old), type(new)) for path, old, new in report} == {
+        ("tied",): (nn.LayerNorm, LayerNorm),
+        ("body", "layers", 1): (nn.RMSNorm, RMSNorm),
+        ("body", "layers", 2): (nn.GroupNorm, GroupNorm),
+        ("places", "list", 0): (nn.LayerNorm, LayerNorm),
+        ("places", "list", 1): (nn.LayerNorm, LayerNorm),
+        ("places", "tuple", 1): (nn.LayerNorm, LayerNorm),
+        ("pair", 0): (nn.LayerNorm, LayerNorm),
+    }
+    assert replace_norms(net) == []
+
+
+def test_what_was_shared_is_shared() -> None:
+    net = randomized()
+    replace_norms(net)
+    assert net.places["list"][1] is net.tied
+    assert net.places["list"][0] is not net.places["tuple"][1]
+    assert net.places["list"][0].weight is net.places["tuple"][1].weight
+    assert isinstance(net.pair, Pair)
+
+
+def test_options_go_to_every_layer() -> None:
+    net = nn.Sequential(nn.LayerNorm(4), nn.RMSNorm(4))
+    replace_norms(net, unit=u.mV, masked_output="normalize")
+    assert all(norm.unit == u.mV and norm.masked_output == "normalize" for norm in net.layers)
+    assert net(jnp.ones((2, 4)) * u.mV).unit == u.mV
+
+
+def test_a_wrong_option_leaves_the_model_as_it_was() -> None:
+    net = nn.Sequential(nn.LayerNorm(4), nn.RMSNorm(4))
+    with pytest.raises(UnitError, match="unit must be a brainunit Unit"):
+        replace_norms(net, unit="mV")
+    assert [type(norm) for norm in net.layers] == [nn.LayerNorm, nn.RMSNorm]
+
+
+def test_subclasses_and_other_modules_are_left_alone() -> None:
+    class Own(nn.LayerNorm):
+        pass
+
+    net = nn.Sequential(Own(4), nn.BatchNorm0d(4), LayerNorm(4))
+    assert replace_norms(net) == []
+
+
+def test_a_norm_has_no_place_to_be_replaced_in() -> None:
+    with pytest.raises(OptionError, match=r"is itself a brainstate\.nn\.RMSNorm.*from_brainstate\(model\)"):
+        replace_norms(nn.RMSNorm(4))
