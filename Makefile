@@ -13,7 +13,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-multi test test-oldest test-newest test-interop lint bench clean distclean
+.PHONY: help setup demo demo-multi test test-oldest test-newest test-interop docs lint bench clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ test-newest: ## run the tests with the newest Python here and the newest release
 test-interop: .venv-interop/.stamp ## run the converters against torch, flax, equinox and brainpy
 	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks
 
+docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, and warnings are errors
+	.venv/bin/python -m sphinx -b html -W --keep-going --quiet -d build/doctrees docs build/docs
+
 lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
 	.venv/bin/ruff check
 	.venv/bin/mypy
@@ -49,7 +52,7 @@ bench: .venv/.stamp-test
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf build dist docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well

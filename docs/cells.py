@@ -1,0 +1,59 @@
+"""Run the pages while the site is built: a Sphinx extension that turns their Python blocks into notebook cells.
+
+The pages are plain Markdown, so that they read well anywhere. A block of plain Python becomes a cell, whose output and
+figures stand below it; one that draws is folded. A block with prompts shows the output that is written in it (the tests
+compare it with the real one); it is run out of sight, for the sake of the blocks that follow.
+"""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+FENCE = re.compile(r"^```python\n(?P<code>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?P<page>[\w/]+)\.(?:md|rst)\)")
+HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
+
+
+def cell(code: str, *tags: str) -> str:
+    """Return a code cell as MyST-NB reads it."""
+    options = f":tags: [{', '.join(tags)}]\n\n" if tags else ""
+    return f"```{{code-cell}} python3\n{options}{code}```"
+
+
+def run_block(fence: re.Match[str]) -> str:
+    """Turn one block into a cell, or into what is shown and a hidden cell."""
+    code = fence["code"]
+    if ">>>" not in code:
+        return cell(code, "hide-input") if "plt." in code else cell(code)
+    examples = doctest.DocTestParser().get_examples(code)
+    hidden = "".join(example.source for example in examples if example.exc_msg is None)
+    shown = f"```pycon\n{code.rstrip()}\n```"
+    return f"{shown}\n\n{cell(hidden, 'remove-cell')}" if hidden else shown
+
+
+def contents(text: str) -> str:
+    """Return a hidden table of contents: the pages that the text links to, in its order."""
+    pages = dict.fromkeys(LINK.findall(text))
+    return "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
+
+
+def make_notebook(app: Any, page: str, source: list[str]) -> None:
+    """Give a page its cells, and the first page the table of contents."""
+    if not Path(app.env.doc2path(page)).suffix == ".md":
+        return
+    text = source[0]
+    if FENCE.search(text):
+        # The pages name files from the root of the repository, and a block says what it shows with print.
+        setting = 'get_ipython().ast_node_interactivity = "none"'
+        root = cell(f"import os\nos.chdir({str(Path(app.srcdir).parent)!r})\n{setting}\n", "remove-cell")
+        title, _, rest = text.partition("\n")
+        source[0] = HEADER + title + "\n\n" + root + "\n" + FENCE.sub(run_block, rest)
+    if page == app.config.root_doc:
+        source[0] += contents(text)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.connect("source-read", make_notebook)
+    return {"parallel_read_safe": True}

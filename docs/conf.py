@@ -1,0 +1,73 @@
+"""The settings of the documentation site: ``make docs``."""
+
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import braindnorm
+
+project = "braindnorm"
+author = "braindnorm developers"
+version = release = braindnorm.__version__
+
+extensions = [
+    "cells",
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx-mathjax-offline",  # equations without network
+]
+templates_path = ["_templates"]
+root_doc = "index"
+
+# Pages
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
+# What the kernels inherit: eight devices on one processor, as in the tests.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.pop("MPLBACKEND", None)
+
+# API
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_validation_checks: set[str] = set()
+
+# Look
+html_theme = "sphinx_book_theme"
+html_title = "braindnorm"
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "navbar_persistent": [],  # the search stands in the sidebar
+}
+
+
+def true_signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
+    """Read the arguments of a class from its ``__init__``: the metaclass of a brainstate module hides them."""
+    if what != "class" or signature != "(*args, **kwargs)":
+        return None
+    _, *parameters = inspect.signature(obj.__init__).parameters.values()
+    shown = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
+    return " ".join(str(shown).split()), returns
+
+
+def setup(app: Any) -> None:
+    """Register with Sphinx."""
+    app.connect("autodoc-process-signature", true_signature)
