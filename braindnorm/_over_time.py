@@ -11,6 +11,9 @@ from ._moments import Moments, Reduction, deviations, zero_masked
 from ._standardize import Standardization
 from .errors import AxisError, MaskError
 
+# inline: called within another program it leaves no trace there; called outside of any it is compiled once
+_advance, _replay = (jax.jit(clock, inline=True) for clock in (advance, replay))
+
 
 class OverTimeStandardize:
     """What takes the place of :func:`braindnorm._standardize.standardize` in a norm with a memory.
@@ -50,7 +53,7 @@ class OverTimeStandardize:
         """Return z * scale + bias, and keep the memory in `last`."""
         found, deviation = _observe(x.astype(dtype), valid, how)
         self._check_trials(found, how.over)
-        clock = replay if self.sequence else advance
+        clock = _replay if self.sequence else _advance
         now = clock(self.past, found, self.decay, self.began)
         self.last = Memory(*(v[-1] for v in now)) if self.sequence else now
         z = standardized(deviation, found, now, how.epsilon)

@@ -1,0 +1,275 @@
+"""Law L9: what runs over a whole sequence and what runs step by step give the same numbers, and both the exact ones.
+
+The truth is the naive one. For each step it weighs every element of every step up to it, and takes their mean and
+variance in float64.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import brainstate
+import brainunit as u
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate.transform import for_loop, jit, vmap
+
+from braindnorm import GroupNorm, LayerNorm, OverTime, RMSNorm
+from tests.norms import float64
+
+T, TRIALS, CHANNELS = 12, 3, 4
+KINDS: dict[str, tuple[Callable[..., Any], int]] = {
+    "LayerNorm": (LayerNorm, 1),
+    "RMSNorm": (RMSNorm, 1),
+    "GroupNorm": (lambda size, **options: GroupNorm(size, num_groups=2, reduction_axes=(), **options), 2),
+}
+
+
+class Trials(NamedTuple):
+    """A recording: what is valid, where trials begin, and how the past fades."""
+
+    x: np.ndarray
+    mask: np.ndarray
+    reset: np.ndarray
+    decay: float
+
+
+def recording(decay: float, *, loc: float = 0.0, scale: float = 1.0, seed: int = 0) -> Trials:
+    """Draw steps with gaps, steps with nothing valid, a trial that begins late and one that begins again."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((T, TRIALS, CHANNELS)) > 0.3
+    mask[4:6, 0] = mask[:3, 1] = mask[7] = False
+    reset = np.zeros((T, TRIALS), bool)
+    reset[5, 0] = reset[8, 2] = True
+    return Trials(rng.normal(loc, scale, (T, TRIALS, CHANNELS)), mask, reset, decay)
+
+
+def weights(trials: Trials, groups: int) -> np.ndarray:
+    """Return (now, step, group of channels, channel): what each element counts in the statistics of each step."""
+    mask = trials.mask.reshape(T, TRIALS * groups, -1)
+    reset = np.repeat(trials.reset, groups, axis=1)
+    counted = np.zeros((T, *mask.shape))
+    for now in range(T):
+        if now:
+            fade = np.where(mask[now].any(-1), trials.decay, 1.0) * ~reset[now]
+            counted[now] = counted[now - 1] * fade[None, :, None]
+        counted[now, now] = mask[now]
+    return counted
+
+
+def naive(x: Any, trials: Trials, kind: str, epsilon: float = 1e-6, xp: Any = np) -> Any:
+    groups = KINDS[kind][1]
+    w = weights(trials, groups)
+    v = x.reshape(T, TRIALS * groups, -1)
+    n = np.maximum(w.sum((1, 3)), 1e-300)[..., None]
+    mean = (w * v).sum((1, 3))[..., None] / n * (kind != "RMSNorm")
+    var = (w * (v[None] - mean[:, None]) ** 2).sum((1, 3))[..., None] / n
+    z = (v - mean) / xp.sqrt(var + epsilon)
+    return xp.where(trials.mask, z.reshape(x.shape), 0)
+
+
+def stepped(norm: OverTime, x: Any, trials: Trials) -> Any:
+    norm.reset_state()
+    return for_loop(lambda x, m, r: norm(x, mask=m, reset=r), x, trials.mask, trials.reset)
+
+
+def whole(norm: OverTime, x: Any, trials: Trials) -> Any:
+    norm.reset_state()
+    return jit(lambda x: norm.sequence(x, mask=trials.mask, reset=trials.reset))(x)
+
+
+CLOCKS = {"stepped": stepped, "whole": whole}
+
+
+def over_time(kind: str, decay: Any = None, **options: Any) -> OverTime:
+    norm = OverTime(KINDS[kind][0](CHANNELS, **options), decay)
+    norm.init_state(TRIALS)
+    return norm
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.7, 0.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_clocks_are_exact_in_float64(kind: str, decay: float) -> None:
+    with float64():
+        trials = recording(decay)
+        norm = over_time(kind, decay)
+        for clock in CLOCKS.values():
+            assert np.allclose(clock(norm, trials.x, trials), naive(trials.x, trials, kind), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (-65.0, 0.01), (1000.0, 1.0)])
+def test_the_clocks_agree_in_float32(kind: str, loc: float, scale: float) -> None:
+    trials = recording(0.9, loc=loc, scale=scale)
+    x = trials.x.astype(np.float32)
+    norm = over_time(kind)
+    trials = trials._replace(decay=1.0)
+    a, b = stepped(norm, x, trials), whole(norm, x, trials)
+    assert np.abs(a - b).max() < 3e-6
+    assert np.abs(a - naive(x.astype(float), trials, kind)).max() < (2e-3 if loc else 3e-6)
+
+
+def test_the_prefix_variance() -> None:
+    """The published cumulative norms square each step about its own running mean, and say 0, 0.5, 1.67, 3.5."""
+    with float64():
+        norm = OverTime(LayerNorm(1))
+        norm.init_state()
+
+        def variance(x: Any) -> Any:
+            norm(x)
+            return norm.statistics.var
+
+        found = for_loop(variance, jnp.array([[0.0], [2.0], [4.0], [6.0]]))
+        assert np.allclose(found[:, 0], [0, 1, 8 / 3, 5], rtol=1e-15)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_through_time(kind: str, clock: str) -> None:
+    with float64():
+        trials = recording(0.8)
+        norm = over_time(kind, trials.decay)
+        cotangent = np.random.default_rng(1).normal(size=trials.x.shape)
+        x = jnp.asarray(trials.x)
+
+        def loss(x: Any) -> Any:
+            return jnp.sum(cotangent * CLOCKS[clock](norm, x, trials))
+
+        got = np.asarray(brainstate.transform.grad(loss)(x))
+        expected = jax.grad(lambda x: jnp.sum(cotangent * naive(x, trials, kind, xp=jnp)))(x)
+        assert np.allclose(got, expected, rtol=0, atol=1e-10)
+        assert not got[~trials.mask].any()
+        for seed in range(3):
+            direction = np.random.default_rng(seed).normal(size=x.shape) * trials.mask
+            h = 1e-6
+            slope = [np.sum(cotangent * naive(trials.x + s * h * direction, trials, kind)) for s in (1, -1)]
+            assert np.isclose(np.sum(got * direction), (slope[0] - slope[1]) / (2 * h), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward_mode_agrees_with_reverse_mode(kind: str) -> None:
+    with float64():
+        trials = recording(0.8)
+        norm = over_time(kind, trials.decay)
+        x = jnp.asarray(trials.x)
+        tangent = np.random.default_rng(2).normal(size=x.shape)
+        empty = norm.memory.value
+
+        def sequence(x: Any) -> Any:
+            y = norm.sequence(x, mask=trials.mask, reset=trials.reset)
+            norm.memory.value = empty
+            return y
+
+        forward = jit(lambda x, t: brainstate.transform.jvp(sequence, (x,), (t,))[1])(x, jnp.asarray(tangent))
+        expected = jax.jvp(lambda x: naive(x, trials, kind, xp=jnp), (x,), (jnp.asarray(tangent),))[1]
+        assert np.allclose(forward, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_nothing_of_the_future_and_nothing_of_the_padding(clock: str) -> None:
+    trials = recording(1.0)
+    x = trials.x.astype(np.float32)
+    norm = over_time("LayerNorm")
+    run = jit(lambda x: CLOCKS[clock](norm, x, trials))
+    clean = run(x)
+    for bad in (np.nan, np.inf):
+        padded = np.where(trials.mask, x, bad)
+        assert np.array_equal(run(padded), clean)
+        later = x.copy()
+        later[9:] = bad
+        assert np.array_equal(run(later)[:9], clean[:9])
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_reset_forgets_even_a_nan(clock: str) -> None:
+    trials = recording(1.0)
+    x = trials.x.astype(np.float32)
+    norm = over_time("LayerNorm")
+    run = jit(lambda x: CLOCKS[clock](norm, x, trials))
+    clean = run(x)
+    x[:5, 0] = np.nan
+    broken = run(x)
+    assert np.isnan(broken[:5, 0]).any()
+    assert np.allclose(broken[5:, 0], clean[5:, 0], atol=1e-5)
+    assert np.isfinite(broken[:, 1:]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_goes_on_where_the_last_step_was(kind: str) -> None:
+    with float64():
+        trials = recording(0.8)
+        norm = over_time(kind, trials.decay)
+        expected = naive(trials.x, trials, kind)
+        norm.reset_state()
+        parts = []
+        for part in (slice(0, 4), slice(4, 8), slice(8, T)):
+            x, mask, reset = (v[part] for v in trials[:3])
+            if part.start == 4:
+                parts.append(for_loop(lambda x, m, r: norm(x, mask=m, reset=r), x, mask, reset))
+            else:
+                parts.append(norm.sequence(x, mask=mask, reset=reset))
+        assert np.allclose(np.concatenate(parts), expected, rtol=0, atol=1e-11)
+
+
+def test_under_vmap_each_trial_has_its_own_memory() -> None:
+    with float64():
+        trials = recording(0.8)
+        norm = OverTime(LayerNorm(CHANNELS), trials.decay)
+
+        def trial(x: Any, m: Any, r: Any) -> Any:
+            norm.init_state()
+            return norm.sequence(x, mask=m, reset=r)
+
+        got = jit(lambda: vmap(trial, in_axes=1, out_axes=1)(trials.x, trials.mask, trials.reset))()
+        assert np.allclose(got, naive(trials.x, trials, "LayerNorm"), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_statistics_over_mapped_trials_too(clock: str) -> None:
+    """With axis_name the trials share one memory: the truth is one trial with all channels."""
+    with float64():
+        trials = recording(0.8)
+        trials = trials._replace(reset=np.repeat(trials.reset[:, :1], TRIALS, axis=1))
+        norm = OverTime(LayerNorm(CHANNELS, axis_name="trials"), trials.decay)
+
+        def trial(x: Any, m: Any, r: Any) -> Any:
+            norm.init_state()
+            return CLOCKS[clock](norm, x, Trials(x, m, r, 1))
+
+        mapped = vmap(trial, in_axes=1, out_axes=1, axis_name="trials")
+        got = jit(lambda: mapped(trials.x, trials.mask, trials.reset))()
+        norm = OverTime(LayerNorm((TRIALS, CHANNELS), (-2, -1), (-2, -1)), trials.decay)
+        norm.init_state()
+        expected = CLOCKS[clock](norm, trials.x, trials._replace(reset=trials.reset[:, 0]))
+        assert np.allclose(got, expected, rtol=0, atol=1e-11)
+
+
+def test_units() -> None:
+    with float64():
+        trials = recording(0.8, loc=-65)
+        norm = over_time("LayerNorm", trials.decay, unit=u.mV, out_unit=u.UNITLESS)
+        expected = naive(trials.x, trials, "LayerNorm")
+        for clock in CLOCKS.values():
+            assert np.allclose(clock(norm, trials.x * 1e-3 * u.volt, trials), expected, rtol=0, atol=1e-9)
+        assert u.get_unit(norm.statistics.mean) == u.mV
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_of_each_step_on_both_clocks(kind: str) -> None:
+    trials = recording(1.0)
+    norm = over_time(kind, num_steps=T)
+    parameter = norm.norm.scale if kind == "RMSNorm" else norm.norm.weight
+    scale = np.random.default_rng(3).normal(size=(T, CHANNELS)).astype(np.float32)
+    parameter.value = {**parameter.value, "scale": jnp.asarray(scale)}
+
+    def step(i: Any, x: Any, m: Any, r: Any) -> Any:
+        with brainstate.environ.context(i=i):
+            return norm(x, mask=m, reset=r)
+
+    x = trials.x.astype(np.float32)
+    a = for_loop(step, jnp.arange(T), x, trials.mask, trials.reset)
+    norm.reset_state()
+    b = norm.sequence(x, mask=trials.mask, reset=trials.reset)
+    assert np.allclose(a, b, atol=3e-6)
+    assert np.allclose(a, naive(trials.x, trials, kind) * scale[:, None], atol=1e-5)
