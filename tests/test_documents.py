@@ -26,7 +26,8 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 # Python is run. A misspelt language would escape from that, so the other ones are listed too.
-LANGUAGES = {"python", "bash", "text", "bibtex", "toml"}
+# "python interop" needs torch, flax and so on: tests/interop/frameworks runs it.
+LANGUAGES = {"python", "python interop", "bash", "text", "bibtex", "toml"}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
