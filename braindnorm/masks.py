@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._axes import canonical_axes
+from ._spike_masks import not_refractory, off_reset, spiked
 from .errors import MaskError, UnitError
 from .units import convert, is_event, strip, unwrap
 
-__all__ = ["from_end_times", "from_lengths", "from_nan"]
+__all__ = ["from_end_times", "from_lengths", "from_nan", "not_refractory", "off_reset", "spiked"]
 
 
 def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
