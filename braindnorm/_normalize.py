@@ -152,8 +152,9 @@ def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any
     if masked_output == "normalize":
         return None
     if not reference.has_same_dim(out_unit):
+        output = "a plain output" if out_unit.is_unitless else f"an output in {out_unit}"
         raise UnitError(
-            f"{name}: masked_output='input' would pass an input in {reference} through to an output in {out_unit}. Use"
-            f" 'zero' or 'normalize', or an out_unit of the input's dimension."
+            f"{name}: masked_output='input' would pass an input in {reference} through to {output}. Use 'zero' or"
+            " 'normalize', or an out_unit of the input's dimension."
         )
     return jnp.asarray(units.convert(array, reference, out_unit))

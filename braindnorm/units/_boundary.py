@@ -81,7 +81,8 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     if arrived.is_unitless and not unit.is_unitless:
         raise UnitError(
             f"{name} is declared with unit={unit}, but got a plain array without a unit. Attach it"
-            f" (x * brainunit.{unit}), or build the norm with unit=None."
+            f" (x * brainunit.{unit}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
+            " the norm sees it; write norm(x)."
         )
     if not arrived.has_same_dim(unit):
         raise UnitError(
