@@ -40,7 +40,7 @@ def contents(text: str) -> str:
 
 def make_notebook(app: Any, page: str, source: list[str]) -> None:
     """Give a page its cells, and the first page the table of contents."""
-    if not Path(app.env.doc2path(page)).suffix == ".md":
+    if Path(app.env.doc2path(page)).suffix != ".md":
         return
     text = source[0]
     if FENCE.search(text):

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def true_signature(app: Any, what: str, name: str, obj: Any, options: Any, signa
         return None
     _, *parameters = inspect.signature(obj.__init__).parameters.values()
     shown = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
-    return " ".join(str(shown).split()), returns
+    one_line = " ".join(str(shown).split()).replace("( ", "(").replace(" )", ")")
+    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", one_line), returns
 
 
 def setup(app: Any) -> None:
