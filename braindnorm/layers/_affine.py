@@ -117,9 +117,12 @@ def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
     init = getattr(layer, option)
     try:
         value = brainstate.nn.init.param(init, shape, allow_none=False)
-    except ValueError as error:
-        raise OptionError(f"{label(layer)}: {option}={init!r} makes no parameter of shape {shape}: {error}") from error
-    mantissa, unit = units.strip(value, None, name=label(layer))
+        mantissa, unit = units.strip(value, None, name=label(layer))
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"{label(layer)}: {option}={init!r} makes no parameter of shape {shape}: {str(error).strip()} Give an"
+            " initializer of brainstate.nn.init, an array, a number or a quantity."
+        ) from error
     if jnp.ndim(mantissa) == 0:
         return units.restore(jnp.full(shape, mantissa), unit)
     if jnp.shape(mantissa) != shape:
