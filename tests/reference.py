@@ -68,7 +68,7 @@ def jacobian(f: Callable[[np.ndarray], np.ndarray], x: Any) -> np.ndarray:
     """Return df/dx, of shape (*f's, *x's)."""
     x = _wide(x)
     columns = [directional(f, x, one.reshape(x.shape)) for one in np.eye(x.size)]
-    return np.stack(columns, axis=-1).reshape(*columns[0].shape, *x.shape)
+    return np.stack(columns, axis=-1).reshape((*columns[0].shape, *x.shape))
 
 
 def hessian(f: Callable[[np.ndarray], np.ndarray], x: Any, step: float = 1e-5) -> np.ndarray:
@@ -76,7 +76,7 @@ def hessian(f: Callable[[np.ndarray], np.ndarray], x: Any, step: float = 1e-5) -
     x = _wide(x)
     ones = step * np.eye(x.size).reshape(x.size, *x.shape)
     rows = [(jacobian(f, x + one) - jacobian(f, x - one)) / (2 * step) for one in ones]
-    return np.stack(rows).reshape(*x.shape, *x.shape)
+    return np.stack(rows).reshape((*x.shape, *x.shape))
 
 
 def _wide(v: Any) -> np.ndarray:
