@@ -1,4 +1,4 @@
-"""Law L1: with brainstate.nn's arguments, brainstate.nn's values, wherever those are right; where not, the right ones."""
+"""Law L1: with the arguments of brainstate.nn, its values where those are right; and where not, the right ones."""
 
 from typing import Any
 
@@ -50,9 +50,7 @@ def pair(kind: str, size: Any, options: dict[str, Any]) -> tuple[Any, Any]:
 def test_values_and_gradients(kind: str, size: Any, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     ours, theirs = pair(kind, size, options)
     x, g = draw(*shape, seed=1, loc=0.5), draw(*shape, seed=2)
-    (y, pull), (their_y, their_pull) = (
-        jax.vjp(jax.jit(layer.update), jnp.asarray(x)) for layer in (ours, theirs)
-    )
+    (y, pull), (their_y, their_pull) = (jax.vjp(jax.jit(layer.update), jnp.asarray(x)) for layer in (ours, theirs))
     assert y.dtype == their_y.dtype
     np.testing.assert_allclose(y, their_y, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(pull(g)[0], their_pull(g)[0], rtol=2e-4, atol=5e-6)

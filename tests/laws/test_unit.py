@@ -171,9 +171,7 @@ def test_moments_carry_their_units() -> None:
 def test_functional_scale_and_bias_may_carry_units() -> None:
     x = in_prefix("V", volts(5, 6))
     y = functional.layer_norm(x, 2.0 * u.mA, 100.0 * u.uA)
-    np.testing.assert_allclose(
-        y / u.mA, reference.layer_norm(volts(5, 6), scale=2.0, bias=0.1), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(y / u.mA, reference.layer_norm(volts(5, 6), scale=2.0, bias=0.1), rtol=1e-4, atol=1e-5)
 
 
 @every_norm

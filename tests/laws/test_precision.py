@@ -1,0 +1,170 @@
+"""Law L6: how many digits are right."""
+
+from typing import Any
+
+import brainunit as u
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from braindnorm import LayerNorm, functional
+from tests import reference
+from tests.norms import CENTRED, NORMS, draw, float64
+
+every_norm = pytest.mark.parametrize("kind", NORMS)
+either_way = pytest.mark.parametrize("fast", [True, False], ids=["default", "compensated"])
+# what a careful two-pass reaches in float32, and what the compensated form does
+AT_REST = {True: 2e-3, False: 1e-5}
+
+
+def at_rest(*shape: int, seed: int = 0) -> np.ndarray:
+    """A membrane at rest: -65 mV with a spread of 0.01 mV, in float32."""
+    return draw(*shape, seed=seed, loc=-65, scale=0.01)
+
+
+@either_way
+@pytest.mark.parametrize("shape", [(64, 100), (4, 784), (1, 70000), (300, 256)], ids=str)
+@pytest.mark.parametrize("kind", CENTRED)
+def test_a_membrane_at_rest(kind: str, shape: tuple[int, ...], fast: bool, record_property: Any) -> None:
+    """Small arrays and large ones, which may be summed in different ways."""
+    x = at_rest(*shape)
+    error = np.abs(NORMS[kind].function(x, use_fast_variance=fast, epsilon=0) - NORMS[kind].reference(x, epsilon=0))
+    record_property("error", float(error.max()))
+    assert error.max() < AT_REST[fast]
+
+
+@either_way
+@pytest.mark.parametrize("kind", CENTRED)
+def test_a_membrane_at_rest_under_a_mask_and_jit(kind: str, fast: bool, record_property: Any) -> None:
+    x = at_rest(64, 100)
+    mask = np.random.default_rng(1).random(x.shape) < 0.7
+
+    @jax.jit
+    def call(x: Any, mask: Any) -> Any:
+        return NORMS[kind].function(x, mask=mask, use_fast_variance=fast, epsilon=0)
+
+    error = np.abs(call(np.where(mask, x, np.nan), mask) - NORMS[kind].reference(x, mask=mask, epsilon=0)).max()
+    record_property("error", float(error))
+    assert error < AT_REST[fast]
+
+
+@pytest.mark.parametrize("kind", CENTRED)
+def test_small_groups_at_rest(kind: str) -> None:
+    """Some of the spreads are far below 0.01 mV: the compensated form does not care."""
+    x = at_rest(1000, 6)
+    y = NORMS[kind].function(x, use_fast_variance=False, epsilon=0)
+    assert np.abs(y - NORMS[kind].reference(x, epsilon=0)).max() < AT_REST[False]
+
+
+@either_way
+@pytest.mark.parametrize("axes", [0, 1, (0, 1), (0, 2), (0, 1, 2)], ids=str)
+def test_a_membrane_at_rest_over_any_axes(axes: Any, fast: bool) -> None:
+    x = at_rest(20, 12, 16)
+    y = functional.layer_norm(x, reduction_axes=axes, use_fast_variance=fast, epsilon=0)
+    assert np.abs(y - reference.layer_norm(x, axes, epsilon=0)).max() < AT_REST[fast]
+
+
+@either_way
+def test_a_membrane_at_rest_over_space_and_channels(fast: bool) -> None:
+    x = at_rest(3, 8, 8, 32)
+    y = functional.group_norm(x, 4, use_fast_variance=fast, epsilon=0)
+    assert np.abs(y - reference.group_norm(x, 4, reduction_axes=(1, 2), epsilon=0)).max() < AT_REST[fast]
+    first = functional.group_norm(np.moveaxis(x, -1, 1), 4, feature_axis=1, use_fast_variance=fast, epsilon=0)
+    want = np.moveaxis(reference.group_norm(x, 4, reduction_axes=(1, 2), epsilon=0), -1, 1)
+    assert np.abs(first - want).max() < AT_REST[fast]
+
+
+@either_way
+def test_gradients_of_a_membrane_at_rest(fast: bool) -> None:
+    """Relative to the largest, since they scale with 1 over the spread."""
+    x, g = at_rest(4, 100), draw(4, 100, seed=1)
+    (gx,) = jax.vjp(lambda x: functional.layer_norm(x, use_fast_variance=fast), jnp.asarray(x))[1](jnp.asarray(g))
+    want = reference.jacobian(lambda x: np.sum(reference.layer_norm(x) * g), x)
+    assert np.abs(gx - want).max() < AT_REST[fast] * np.abs(want).max()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("kind", CENTRED)
+def test_the_compensated_form_at_any_offset(kind: str, offset: float) -> None:
+    """As float32 holds them, the numbers are normalized to float32's own rounding."""
+    x = (draw(16, 100).astype(float) * max(offset, 1.0) * 1e-4 + offset).astype(np.float32)
+    y = NORMS[kind].function(x, use_fast_variance=False, epsilon=0)
+    np.testing.assert_allclose(y, NORMS[kind].reference(x, epsilon=0), rtol=2e-5, atol=1e-5)
+
+
+@either_way
+@every_norm
+def test_plain_data(kind: str, fast: bool) -> None:
+    x = draw(64, 100, loc=0.3, scale=2)
+    np.testing.assert_allclose(
+        NORMS[kind].function(x, use_fast_variance=fast), NORMS[kind].reference(x), rtol=1e-5, atol=2e-6
+    )
+
+
+@either_way
+@every_norm
+def test_float16_near_its_maximum(kind: str, fast: bool) -> None:
+    """Neither the sum nor the squares fit float16, whose maximum is 65504; half a unit in the last place is allowed."""
+    x = draw(16, 100, loc=60000, scale=2000).clip(50000, 65504).astype(np.float16)
+    y = NORMS[kind].function(x, use_fast_variance=fast)
+    assert y.dtype == jnp.float16
+    want = NORMS[kind].reference(x)
+    np.testing.assert_allclose(np.asarray(y, float), want, rtol=2**-11 * 1.01, atol=1e-5)
+
+
+@either_way
+@every_norm
+def test_bfloat16(kind: str, fast: bool) -> None:
+    x = jnp.asarray(draw(16, 100, loc=3), jnp.bfloat16)
+    y = NORMS[kind].function(x, use_fast_variance=fast)
+    assert y.dtype == jnp.bfloat16
+    want = NORMS[kind].reference(np.asarray(x, float))
+    np.testing.assert_allclose(np.asarray(y, float), want, rtol=2**-8 * 1.01, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@every_norm
+def test_half_precision_gradients(kind: str, dtype: str) -> None:
+    x, g = jnp.asarray(draw(4, 100), dtype), jnp.asarray(draw(4, 100, seed=1), dtype)
+    (gx,) = jax.vjp(NORMS[kind].function, x)[1](g)
+    assert gx.dtype == x.dtype
+    wide = np.asarray(g, float)
+    want = reference.jacobian(lambda x: np.sum(NORMS[kind].reference(x) * wide), np.asarray(x, float))
+    rounding = {"float16": 2**-11, "bfloat16": 2**-8}[dtype]
+    np.testing.assert_allclose(np.asarray(gx, float), want, rtol=1.01 * rounding, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_change_of_prefix_is_rounded_in_float32(dtype: str) -> None:
+    """70 nA are 70000 pA, more than float16 holds."""
+    x = jnp.asarray(draw(2, 50, loc=70, scale=5), dtype)
+    declared = functional.layer_norm(x * u.nA, unit=u.pA, out_unit=u.UNITLESS, epsilon=0)
+    assert declared.dtype == x.dtype
+    rounding = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 1e-5}[dtype]
+    want = reference.layer_norm(np.asarray(x, float), epsilon=0)
+    np.testing.assert_allclose(np.asarray(declared, float), want, rtol=1.01 * rounding, atol=2e-5)
+
+
+@either_way
+@every_norm
+def test_float64(kind: str, fast: bool) -> None:
+    x = draw(16, 100).astype(float) * 0.01 - 65
+    with float64():
+        y = NORMS[kind].function(x, use_fast_variance=fast)
+        assert y.dtype == jnp.float64
+        np.testing.assert_allclose(y, NORMS[kind].reference(x), rtol=1e-9, atol=1e-11)
+
+
+def test_moments_of_a_membrane_at_rest() -> None:
+    x = at_rest(16, 100)
+    _, mean, var = functional.moments(x)
+    np.testing.assert_allclose(mean, x.astype(float).mean(-1), rtol=2e-7)
+    np.testing.assert_allclose(var, x.astype(float).var(-1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-20])
+def test_small_spreads_without_epsilon(epsilon: float) -> None:
+    x = draw(4, 100, scale=1e-8)
+    y = LayerNorm(100, epsilon=epsilon)(x)
+    np.testing.assert_allclose(y, reference.layer_norm(x, epsilon=epsilon), rtol=1e-4, atol=1e-5)
