@@ -39,26 +39,43 @@ def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int
     size = _axis_size(axis_name, name)
     if size is None:
         return v
-    if groups is None:
-        return _psum(v, axis_name, name)
-    group_of = _group_of(groups, size, name)
-    mine = jnp.asarray(group_of)[jax.lax.axis_index(axis_name)]
-    rows = jnp.arange(len(groups)).reshape(-1, *[1] * v.ndim)
-    # where, not multiply: a NaN stays in its group
-    summed = _psum(jnp.where(rows == mine, v[None], 0), axis_name, name)
-    return jnp.sum(jnp.where(rows == mine, summed, 0), axis=0)
-
-
-def _psum(v: jax.Array, axis_name: AxisName, name: str) -> jax.Array:
+    group_of = None if groups is None else _group_of(groups, size, name)
     try:
-        summed: jax.Array = jax.lax.psum(v, axis_name)
-        return summed
-    except (AssertionError, ValueError) as error:  # the first for a vmapped axis, the second for it among others
+        return _all_sum(v, axis_name) if group_of is None else _group_sum(v, axis_name, group_of)
+    except (AssertionError, KeyError, ValueError) as error:  # which of them depends on the version of JAX
         raise AxisNameError(
             f"{name}: axis_name={axis_name!r} is bound by a vmap inside shard_map(check_vma=True), and JAX cannot sum"
             " over it there. Write shard_map(..., check_vma=False), or give the norm the mesh axis alone and reduce"
             " the vmapped one as an axis of the input (reduction_axes)."
         ) from error
+
+
+def varying(v: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Return `v` as a value that every device has for itself, along each of the axes.
+
+    Under ``shard_map(check_vma=True)`` the backward pass sums over the devices at the place where what they share
+    becomes what each has for itself: this call chooses the place. Without check_vma it changes nothing.
+    """
+    try:
+        index = jax.lax.axis_index(axis_name)  # it varies, and so does what is chosen by it
+    except NameError:  # while brainstate looks for new states
+        return v
+    return jnp.where(index >= 0, v, 0)
+
+
+def _all_sum(v: jax.Array, axis_name: AxisName) -> jax.Array:
+    # JAX refuses to sum over an axis along which v varies together with one along which it does not
+    mine = varying(v, axis_name) if isinstance(axis_name, tuple) else v
+    summed: jax.Array = jax.lax.psum(mine, axis_name)
+    return summed
+
+
+def _group_sum(v: jax.Array, axis_name: AxisName, group_of: np.ndarray[Any, Any]) -> jax.Array:
+    mine = jnp.asarray(group_of)[jax.lax.axis_index(axis_name)]
+    rows = jnp.arange(group_of.max() + 1).reshape(-1, *[1] * v.ndim)
+    # where, not multiply: a NaN stays in its group
+    summed = jax.lax.psum(jnp.where(rows == mine, v[None], 0), axis_name)
+    return jnp.sum(jnp.where(rows == mine, summed, 0), axis=0)
 
 
 def _axis_size(axis_name: AxisName, name: str) -> int | None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ._axes import one_of_each_group, sum_groups
-from ._collectives import AxisName, sum_devices
+from ._collectives import AxisName, sum_devices, varying
 
 
 class Moments(NamedTuple):
@@ -74,6 +74,7 @@ def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax
     summed = sum_devices(
         one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups, name=over.name
     )
+    summed = varying(summed, over.axis_name)  # before it is repeated: so the backward pass exchanges no more either
     return list(jnp.repeat(summed, stacked.shape[axis] // over.num_groups, axis))
 
 

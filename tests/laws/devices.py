@@ -4,6 +4,7 @@ The truth knows nothing of axes, devices or groups of devices. Each element of t
 statistic that it belongs to, and everything else is sums over equal numbers.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -14,6 +15,9 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 DEVICES = 8
+# An instruction of a compiled program, with one shape or, where XLA joined several, a tuple of them.
+COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
+SHAPE = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 GROUPS = {
     "no groups": None,
     "even groups": [[0, 3, 4, 6], [1, 2, 5, 7]],
@@ -151,3 +155,14 @@ def worst_error(got: Truth, want: Truth) -> float:
     """Return the largest absolute difference, the shapes equal and nothing NaN."""
     errors = jax.tree.map(lambda a, b: float(np.max(np.abs(a - b))) if a.shape == b.shape else np.inf, got, want)
     return max(float("inf") if np.isnan(error) else error for error in jax.tree.leaves(errors))
+
+
+def collectives(f: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Return the bytes that each collective of the compiled program exchanges."""
+    program = jax.jit(f).lower(*arguments).compile().as_text()
+    return [sum(map(_bytes, SHAPE.findall(shapes))) for shapes in COLLECTIVE.findall(program)]
+
+
+def _bytes(shape: tuple[str, str]) -> int:
+    bits, sizes = shape
+    return int(bits) // 8 * int(np.prod([int(n) for n in sizes.split(",") if n], dtype=int))
