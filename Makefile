@@ -13,15 +13,18 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-multi test test-oldest test-newest test-interop docs lint bench clean distclean
+.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-interop docs lint bench clean distclean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the whole environment at once
 
 demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings
 	.venv/bin/python examples/patch_clamp.py $(ARGS)
+
+demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound
+	.venv/bin/python examples/receptor.py $(ARGS)
 
 demo-multi: .venv/.stamp-examples
 	.venv/bin/python examples/multi_process.py $(ARGS)

@@ -10,6 +10,7 @@ M. Carandini and D. J. Heeger 2012, Nat. Rev. Neurosci. 13, 51). Run it with ``p
 """
 
 import argparse
+from pathlib import Path
 
 import brainunit as u
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ import numpy as np
 
 from braindnorm import DivisiveNorm
 
+PATH = Path(__file__).parent / "figures" / "contrast_response.png"
 RMAX, C50, EXPONENT = 50 * u.Hz, 15.0, 2.0  # the contrasts are in percent
 MASKS = (0.0, 12.5, 25.0, 50.0)
 CONTRASTS = np.geomspace(1, 100, 100)
@@ -37,14 +39,15 @@ def closed_form(contrasts: np.ndarray, mask: float) -> np.ndarray:
     return RMAX.to_decimal(u.Hz) * contrasts**EXPONENT / (half**EXPONENT + contrasts**EXPONENT)
 
 
-def draw(path: str) -> None:
+def draw(path: Path) -> None:
     """Draw the layer's responses as lines and the formula as dots, and the contrast of half the response."""
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure, (curves, shift) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", width_ratios=[1.5, 1])
     for mask, color in zip(MASKS, COLORS, strict=True):
         curves.plot(CONTRASTS, response(CONTRASTS, mask).to_decimal(u.Hz), color=color, label=f"{mask:g}")
         curves.plot(CONTRASTS[::9], closed_form(CONTRASTS[::9], mask), "o", ms=3.5, color=color)
-    curves.set(xscale="log", xlabel="contrast of the grating (%)", ylabel="response (Hz)", title="Contrast response: the layer (lines), the formula (dots)")
+    curves.set(xscale="log", xlabel="contrast of the grating (%)", ylabel="response (Hz)")
+    curves.set_title("Contrast response: the layer (lines), the formula (dots)")
     curves.set(xticks=(1, 10, 100), xticklabels=("1", "10", "100"), xlim=(1, 100), ylim=(0, 52))
     curves.legend(title="contrast of\nthe mask (%)", frameon=False, loc="upper left")
     masks = np.linspace(0, 50, 60)
@@ -53,6 +56,7 @@ def draw(path: str) -> None:
         shift.plot(mask, half_contrast(mask), "o", color=color, clip_on=False)
     shift.set(xlabel="contrast of the mask (%)", ylabel="contrast of half the maximum (%)", title="Shift to the right")
     shift.set(xlim=(0, 52), ylim=(0, 55))
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
     plt.close(figure)
 
@@ -65,7 +69,7 @@ def half_contrast(mask: float) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", default="contrast_response.png", help="where the figure goes")
+    parser.add_argument("--figure", type=Path, default=PATH, help="where the figure goes")
     path = parser.parse_args().figure
     draw(path)
     print(f"The figure is in {path}.")

@@ -52,8 +52,8 @@ class ETraceExpT(brainstate.nn.ExpT):
 
     .. math:: \sigma = e^{\theta}
 
-    The exponential is inside ``braintrace.element_wise``, where the eligibility trace of :math:`\theta` sees it. (Outside
-    of it, its derivative would be lost without an error.)
+    The exponential is inside ``braintrace.element_wise``, where the eligibility trace of :math:`\theta` sees it.
+    Outside of it, its derivative would be lost without an error.
 
     See Also
     --------

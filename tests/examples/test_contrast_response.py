@@ -19,5 +19,5 @@ def test_a_mask_shifts_the_curve_to_the_right():
 
 
 def test_figure(tmp_path):
-    example.draw(str(tmp_path / "figure.png"))
+    example.draw(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
