@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brainstate.transform import for_loop, jit, vmap
+from jax.sharding import PartitionSpec as P
 
 from braindnorm import GroupNorm, LayerNorm, OverTime, RMSNorm
 from tests.norms import float64
@@ -273,3 +274,74 @@ def test_parameters_of_each_step_on_both_clocks(kind: str) -> None:
     b = norm.sequence(x, mask=trials.mask, reset=trials.reset)
     assert np.allclose(a, b, atol=3e-6)
     assert np.allclose(a, naive(trials.x, trials, kind) * scale[:, None], atol=1e-5)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_channels_shared_among_devices(clock: str, check_vma: bool) -> None:
+    """The memory is one, replicated; the channels, the scale and the mask are in shards."""
+    trials = recording(0.8)
+    whole_norm = over_time("LayerNorm", trials.decay)
+    x = trials.x.astype(np.float32)
+    expected = jit(lambda x: CLOCKS[clock](whole_norm, x, trials))(x)
+    norm = over_time("LayerNorm", trials.decay, axis_name="channels", use_scale=False, use_bias=False)
+    spec = P(None, None, "channels")
+
+    def run(x: Any, mask: Any) -> Any:
+        if clock == "whole":
+            return norm.sequence(x, mask=mask, reset=trials.reset)
+        return for_loop(lambda x, m, r: norm(x, mask=m, reset=r), x, mask, trials.reset)
+
+    mesh = jax.make_mesh((2,), ("channels",))
+    sharded = brainstate.transform.shard_map(run, mesh, in_specs=(spec, spec), out_specs=spec, check_vma=check_vma)
+    assert np.allclose(sharded(jnp.asarray(x), jnp.asarray(trials.mask)), expected, atol=3e-6)
+    for key, v in whole_norm.memory.value.items():
+        assert np.allclose(norm.memory.value[key], v, rtol=1e-5, atol=1e-6)
+
+
+def test_backpropagation_through_a_compiled_and_a_checkpointed_loop() -> None:
+    norm = over_time("LayerNorm", 0.9)
+    weight = brainstate.ParamState(jnp.eye(CHANNELS))
+    x = jnp.asarray(recording(1.0).x, jnp.float32)
+
+    def loss(run: Callable[..., Any]) -> Any:
+        norm.reset_state()
+        return jnp.sum(run(lambda v: norm(v @ weight.value)) ** 3)
+
+    runs: list[Callable[..., Any]] = [
+        lambda step: for_loop(step, x),
+        lambda step: brainstate.transform.checkpointed_for_loop(step, x),
+        lambda _: norm.sequence(x @ weight.value),
+    ]
+    a, b, c = (jit(brainstate.transform.grad(lambda run=run: loss(run), weight))() for run in runs)
+    assert np.abs(a).max() > 1
+    assert np.allclose(a, b, atol=1e-4) and np.allclose(a, c, atol=1e-4)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("channels", [41, 83])
+def test_a_constant_shift_has_no_tangent(clock: str, channels: int) -> None:
+    norm = OverTime(LayerNorm(channels, use_fast_variance=False), 0.9)
+    norm.init_state(2)
+    empty = norm.memory.value
+    x = jnp.asarray(np.random.default_rng(0).normal(-65, 0.01, (5, 2, channels)), jnp.float32)
+
+    def run(x: Any) -> Any:
+        y = norm.sequence(x) if clock == "whole" else for_loop(norm, x)
+        norm.memory.value = empty
+        return y
+
+    tangent = jit(lambda x: brainstate.transform.jvp(run, (x,), (jnp.ones_like(x),))[1])(x)
+    assert not np.asarray(tangent).any()
+
+
+def test_a_memory_made_for_vmap() -> None:
+    trials = recording(1.0)
+    norm = OverTime(LayerNorm(CHANNELS))
+    brainstate.nn.vmap_init_all_states(norm, axis_size=TRIALS)
+    memory = norm.states(brainstate.ShortTermState)
+    step = vmap(lambda x, m: norm(x, mask=m), in_states=memory, out_states=memory)
+    x = jnp.asarray(trials.x, jnp.float32)
+    got = [step(x[t], jnp.asarray(trials.mask[t])) for t in range(3)]
+    expected = naive(trials.x, trials, "LayerNorm")
+    assert np.allclose(np.stack(got), expected[:3], atol=3e-6)
