@@ -10,12 +10,14 @@ derivative differentiates it again. It keeps x, the mean and r, and computes z a
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ._moments import Reduction, at_least_one, local_count, local_sum, rstd, zero_masked
+from ._axes import sum_groups
+from ._moments import Reduction, at_least_one, local_count, rstd, zero_masked
 
 Centre = tuple[jax.Array, ...]
 
@@ -74,19 +76,26 @@ def _tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     """Return the tangent of y. The saved x may be half precision; the fence makes z here another one than in y."""
     x, valid, centre, r, scale = kept
     dx, deps, dscale, dbias = tangents
-    z = zero_masked(_deviation(x.astype(plan.dtype), _fence(plan, centre)), valid) * r
-    dx = zero_masked(dx.astype(plan.dtype), valid)
+    x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
+    # one deviation for each product it stands in, behind fences of their own: shared, it would be kept in memory
+    centre = _fence(plan, centre)
+    d, again = (zero_masked(_deviation(x, parts), valid) for parts in (centre, _fence(plan, centre)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n) if plan.centred else None
     if plan.compensated:
         # centred before anything else, so that what is constant leaves no rounding behind
         dx, t1 = dx - t1, None
-    t2 = r * _mean(plan, dx * z, n) + 0.5 * r * r * deps
-    slope = -_outer(plan, t2, scale, x.shape)
-    dy = _times(dx * r, scale) + z * (slope if dscale is None else dscale + slope)
-    if t1 is not None:
-        dy = dy - _outer(plan, r * t1, scale, x.shape)
-    return zero_masked(dy if dbias is None else dy + dbias, valid)
+    # multiplied one by one, since r * r * r alone could overflow; the sign too is put on what is small
+    t2 = r * (r * (r * (_mean(plan, dx * again, n) + 0.5 * deps)))
+    slope = _spread(plan, -t2, scale, x.shape)
+    if dscale is not None:
+        slope = slope + _spread(plan, r, dscale, x.shape)
+    shift = None if t1 is None else _spread(plan, -r * t1, scale, x.shape)
+    if dbias is not None:
+        offset = _spread(plan, None, dbias, x.shape)
+        shift = offset if shift is None else shift + offset
+    dy = dx * _times(r, scale) + d * slope
+    return zero_masked(dy if shift is None else dy + shift, valid)
 
 
 def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
@@ -110,22 +119,40 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
 def _mean(plan: Plan, v: jax.Array, n: Any) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
     axes = plan.over.axes
-    if not (plan.products and _trailing(axes, v.ndim)):
-        return local_sum(v, plan.over) / n
+    if plan.over.channel_axis is not None or not (plan.products and _trailing(axes, v.ndim)):
+        total = _fence(plan, jnp.sum(v, axes, keepdims=True))
+        return (total if plan.over.channel_axis is None else _combine(plan, total)) / n
     ones = jnp.ones([v.shape[axis] for axis in axes], v.dtype)
     total = jax.lax.dot_general(v, ones, ((axes, range(len(axes))), ((), ())))
     return jnp.expand_dims(total, axes) / n
 
 
-def _outer(plan: Plan, stat: jax.Array, scale: Any, shape: tuple[int, ...]) -> Any:
-    """Return stat * scale. Written as a product of matrices it transposes to one of a matrix and a vector."""
+def _combine(plan: Plan, v: jax.Array) -> jax.Array:
+    """Sum over the channels of each group, and give the sum to each of them.
+
+    As a product with ones where that is small: XLA for CPU would take a sum into the pass over x that follows.
+    """
+    axis, groups = plan.over.channel_axis or 0, plan.over.num_groups
+    size = v.shape[axis] // groups
+    if not plan.fenced or math.prod(v.shape[axis + 1 :]) > 1 or size > 64:
+        return sum_groups(v, axis, groups)
+    return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
+
+
+def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int, ...]) -> Any:
+    """Return stat * parameter, with 1 for a stat of None.
+
+    Where the first varies along the rows of x and the second along the columns, it is written as an outer product: that
+    transposes to a product of a matrix and a vector, which XLA for CPU does in half the time of a sum.
+    """
     axes = plan.over.axes
     reduced = tuple(shape[axis] for axis in axes)
-    if scale is None or not (plan.fenced and _trailing(axes, len(shape)) and scale.shape[-len(axes) :] == reduced):
-        return _times(stat, scale)
-    if scale.size != scale.reshape(-1, *reduced)[0].size:
-        return _times(stat, scale)
-    return jax.lax.dot_general(jnp.squeeze(stat, axes), scale.reshape(reduced), (((), ()), ((), ())))
+    rows = math.prod(shape) // max(math.prod(reduced), 1)
+    along = parameter is not None and parameter.shape[-len(axes) :] == reduced and parameter.size == math.prod(reduced)
+    if not (plan.fenced and along and _trailing(axes, len(shape))):
+        return parameter if stat is None else _times(stat, parameter)
+    column = jnp.ones(rows, parameter.dtype) if stat is None else stat.reshape(rows)
+    return jax.lax.dot_general(column, parameter.reshape(-1), (((), ()), ((), ()))).reshape(shape)
 
 
 def _trailing(axes: tuple[int, ...], ndim: int) -> bool:
