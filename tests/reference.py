@@ -27,7 +27,7 @@ def group_norm(
     mask = np.broadcast_to(np.asarray(mask, bool), x.shape)
     scale, bias = (options.pop(key, default) for key, default in (("scale", 1.0), ("bias", 0.0)))
     axes = {axis % x.ndim for axis in _as_tuple(reduction_axes)} | {feature_axis % x.ndim}
-    z = np.zeros_like(x)
+    z = np.zeros(x.shape, np.result_type(x, options.get("epsilon", 0.0)))
     for channels in np.split(np.arange(x.shape[feature_axis]), num_groups):
         group = [slice(None)] * x.ndim
         group[feature_axis] = channels
