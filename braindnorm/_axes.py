@@ -80,7 +80,7 @@ def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str, name: st
     AxisError
         If it does not broadcast to the input, or would enlarge it.
     """
-    array = jnp.asarray(parameter)
+    array = parameter if isinstance(parameter, jax.Array) else jnp.asarray(parameter)
     spare = max(array.ndim - len(shape), 0)
     right = array.shape[spare:]
     fits = all(p in (1, n) for p, n in zip(reversed(right), reversed(shape), strict=False))

@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from . import units
 from ._axes import Axes, canonical_axes, split_groups
@@ -66,13 +67,15 @@ def normalize(
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     valid = align(mask, array.shape, name=name)
     padding = _padding(array, masked_output, reference, out_unit, name)
-    given = real_array(units.strip(x, None, name=name)[0], name=name)  # a change of prefix may have widened it
+    # a change of prefix may have widened it
+    given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
     result = result_dtype([given, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
     how = Standardization(
         over, units.variance_of(epsilon, reference, name=name), centred, use_fast_variance, masked_output == "normalize"
     )
     wide = jnp.promote_types(jnp.promote_types(array.dtype, result), jnp.float32)
-    y = standardize(array, valid, how, wide, affine=affine, **learned).astype(result)
+    y = standardize(array, valid, how, wide, affine=affine, **learned)
+    y = y if y.dtype == result else y.astype(result)
     if valid is not None and padding is not None:
         y = jnp.where(valid, y, padding.astype(result))
     return units.restore(y, out_unit)
@@ -87,7 +90,7 @@ def real_array(x: Any, *, name: str) -> jax.Array:
         If it is complex, or no array of numbers at all.
     """
     try:
-        array = jnp.asarray(x)
+        array = x if isinstance(x, jax.Array) else jnp.asarray(x)
     except (TypeError, ValueError) as error:
         raise DtypeError(f"{name}: the input must be an array of numbers; got {type(x).__name__}.") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -109,9 +112,12 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
         If the one asked for is not a real floating dtype, or a parameter is complex.
     """
     arrays = [a for a in arrays if a is not None]
-    if any(jnp.iscomplexobj(a) for a in arrays):
+    if any(jnp.issubdtype(a.dtype if hasattr(a, "dtype") else type(a), jnp.complexfloating) for a in arrays):
         raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make them real.")
     if dtype is None:
+        known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
+        if len(known) == 1 and None not in known:
+            return known.pop()
         return jnp.result_type(*arrays) if arrays else None
     try:
         asked = jnp.dtype(dtype)
@@ -144,11 +150,11 @@ def reduction_of(
     return Reduction(tuple(axis for axis in reduced if axis != channel), channel, num_groups, name=name)
 
 
-def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> jax.Array | None:
+def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> Any:
     """Return what comes out at masked positions; None where it is the normalized input."""
     check_masked_output(masked_output, name=name)
     if masked_output == "zero":
-        return jnp.zeros((), array.dtype)
+        return np.zeros((), array.dtype)
     if masked_output == "normalize":
         return None
     if not reference.has_same_dim(out_unit):
