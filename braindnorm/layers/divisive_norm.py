@@ -4,7 +4,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import brainstate
+import jax
 import jax.numpy as jnp
+import numpy as np
 from brainstate.nn import ExpT, Param
 
 from .. import functional, units
@@ -153,7 +155,8 @@ class DivisiveNorm(brainstate.nn.Module):
             given = units.strip(value, None, name=name)[1]
             unit = given if unit is None and not given.is_unitless else unit
             start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit, name=name))
-        if start.shape not in ((), shape) or not bool((start > 0).all()):
+        positive = isinstance(start, jax.core.Tracer) or (np.asarray(start) > 0).all()
+        if start.shape not in ((), shape) or not positive:
             raise OptionError(
                 f"{name}: {option} must begin as one positive number, or as positive numbers of shape {shape}; got"
                 f" {value!r}."

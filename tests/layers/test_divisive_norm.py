@@ -128,19 +128,44 @@ def test_an_empty_pool_leaves_sigma():
     np.testing.assert_allclose(divisive_norm(jnp.array([6.0, 1.0]), 2.0, 5.0, pool=weights)[0], 45.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("exponent", "root"), [(2, lambda r, x: jnp.sign(x) * jnp.sqrt(r)), (1, lambda r, x: jnp.sign(x) * jnp.sqrt(r))]
-)
-def test_relation_to_rms_norm(exponent, root):
+@pytest.mark.parametrize("exponent", [1, 2])
+def test_relation_to_rms_norm(exponent):
     """n = 2 on |x|, or n = 1 on x^2 with sigma^2: the square of x / sqrt(sigma^2 + mean x^2)."""
-    rms = RMSNorm(5, epsilon=0.7 * u.mV, unit=u.mV, out_unit=u.UNITLESS, use_scale=False)(DRIVE * u.mV)
+    x, sigma = DRIVE * u.mV, 0.7 * u.mV
+    rms = RMSNorm(5, epsilon=sigma, unit=u.mV, out_unit=u.UNITLESS, use_scale=False)(x)
+    drive = abs(x) if exponent == 2 else x**2
+    response = divisive_norm(drive, sigma ** (2 / exponent), exponent=exponent, out_unit=u.UNITLESS)
+    np.testing.assert_allclose(jnp.sign(DRIVE) * jnp.sqrt(response), rms, rtol=2e-6)
     if exponent == 2:
-        response = divisive_norm(abs(DRIVE) * u.mV, 0.7 * u.mV, exponent=2, out_unit=u.UNITLESS)
-    else:
-        response = divisive_norm((DRIVE * u.mV) ** 2, (0.7 * u.mV) ** 2, exponent=1, out_unit=u.UNITLESS)
-    np.testing.assert_allclose(root(response, DRIVE), rms, rtol=2e-6)
-    signed = divisive_norm(DRIVE * u.mV, 0.7 * u.mV, signed=True, out_unit=u.UNITLESS)
-    np.testing.assert_allclose(signed, jnp.sign(DRIVE) * rms**2, rtol=4e-6)
+        signed = divisive_norm(x, sigma, signed=True, out_unit=u.UNITLESS)
+        np.testing.assert_allclose(signed, jnp.sign(DRIVE) * rms**2, rtol=4e-6)
+
+
+def test_it_can_be_built_inside_a_transform():
+    build = brainstate.transform.jit(lambda sigma: DivisiveNorm(5, sigma=sigma, unit=u.mV)(DRIVE * u.mV).mantissa)
+    np.testing.assert_allclose(build(2.0), reference(DRIVE, 2, 1, 2, "mean"), rtol=2e-6)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_a_pool_across_the_shards_of_a_mesh(check_vma):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("i",))
+    spec = jax.sharding.PartitionSpec("i")
+    options = {"pool": "sum", "pool_axes": (0, 1), "exponent": 3}
+
+    def both(d, s):
+        return jax.jit(lambda v: (s(v), jax.grad(lambda w: (s(w) ** 2).sum())(v)))(d)
+
+    sharded = jax.shard_map(
+        lambda d: divisive_norm(d, 1.5, axis_name="i", **options),
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=spec,
+        check_vma=check_vma,
+    )
+    drive = jnp.asarray(DRIVE.reshape(24, 5))
+    found = both(drive, sharded)
+    for a, b in zip(found, both(drive, lambda d: divisive_norm(d, 1.5, **options)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_the_unit_of_the_same_drive_does_not_matter():
