@@ -80,7 +80,9 @@ def _plan(x: jax.Array, how: Standardization, dtype: Any) -> Plan:
     """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
     cpu = jax.default_backend() == "cpu"
     over = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups)
-    return Plan(over, how.centred, not how.fast_variance, jnp.dtype(dtype), cpu, cpu and x.size <= SMALL)
+    return Plan(
+        over, how.centred, how.centred and not how.fast_variance, jnp.dtype(dtype), cpu, cpu and x.size <= SMALL
+    )
 
 
 def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, scale: Any, bias: Any) -> jax.Array:

@@ -1,0 +1,1 @@
+"""How fast the norms are, beside those of other libraries: run as ``python -m benchmarks``."""

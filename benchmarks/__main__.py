@@ -1,0 +1,56 @@
+"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--only norms]``."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+
+def main() -> None:
+    """Measure, print as it goes, and keep the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all runs")
+    parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
+    parser.add_argument("--only", help="one part: norms, masked, eager, loop, growth, devices or compile_time")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON, and keep nothing")
+    options = parser.parse_args()
+    if not options.gpu:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from . import cases, report
+
+    parts = list(cases.ALL)
+    if options.gpu:
+        from .gpu import bandwidth
+
+        parts = [bandwidth]
+    where, rounds = report.machine(), 7 if options.quick else 25
+    rows: report.Rows = {}
+    for part in parts:
+        if options.only not in (None, part.__name__):
+            continue
+        alone = part is cases.devices and options.only is None
+        for name, times in elsewhere(options.quick).items() if alone else part(rounds, options.quick):
+            rows[name] = times
+            if not options.json:
+                print(report.line(name, times), flush=True)
+    if options.json:
+        print(json.dumps(rows))
+    elif options.only is None:
+        label = "gpu" if options.gpu else "quick" if options.quick else "cpu"
+        report.keep(rows, where, label)
+
+
+def elsewhere(quick: bool) -> dict[str, dict[str, float]]:
+    """Measure several devices in a process of its own, since the others are measured on one."""
+    command = [sys.executable, "-m", "benchmarks", "--only", "devices", "--json", *["--quick"] * quick]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
+    done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=True)
+    rows: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Time several callables side by side, so that a disturbance meets all of them."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+# A round in which the slowest call took this many times its own median was disturbed by other load.
+DISTURBED = 1.5
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, budget: float = 2e-3) -> dict[str, float]:
+    """Return the median seconds of each call.
+
+    In each round every call is timed once, one after the other (each repeated for about `budget` seconds). Rounds in
+    which any call is far above its median are left out, and the medians are taken again over the rest.
+    """
+    for call in calls.values():
+        call()  # compiles
+    repeats = {name: max(1, math.ceil(budget / _seconds(call, 1))) for name, call in calls.items()}
+    table = [{name: _seconds(call, repeats[name]) for name, call in calls.items()} for _ in range(rounds)]
+    middle = {name: statistics.median(row[name] for row in table) for name in calls}
+    calm = [row for row in table if all(row[name] < DISTURBED * middle[name] for name in calls)]
+    kept = calm if len(calm) >= 3 else table
+    return {name: statistics.median(row[name] for row in kept) for name in calls} | {"rounds kept": len(kept) / rounds}
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
