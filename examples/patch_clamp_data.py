@@ -1,7 +1,7 @@
 """The recordings: loaded with their units, cut at the spikes, padded, masked, and split by sweep."""
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import brainunit as u
@@ -13,18 +13,20 @@ PATH = Path(__file__).parent / "data" / "patch_clamp.npz"
 THRESHOLD = -20 * u.mV  # a spike is an upward crossing
 SHORTEST, LONGEST = 10 * u.ms, 160 * u.ms
 STEP = 1 * u.ms  # of the network
-# The held-out sweeps, one of each cell. Each lies between sweeps of weaker and of stronger current in the training set.
+EVERY_SPLIT = tuple(product(range(5), range(5, 10)))  # one held-out sweep of each cell
+# Trained and tested here: neither sweep is of its cell's weakest or strongest current, so that nothing is extrapolated.
 SPLITS = ((1, 6), (2, 7), (3, 8))
 
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Current-clamp sweeps: voltage and current of shape (sweeps, samples), and the cell (0 or 1) of each."""
+    """Current-clamp sweeps: voltage and current of shape (sweeps, samples), the cell (0 or 1) of each and its name."""
 
     voltage: u.Quantity
     current: u.Quantity
     cell: np.ndarray
     cell_names: tuple[str, ...]
+    names: tuple[str, ...]
     dt: u.Quantity
 
 
@@ -46,9 +48,10 @@ class Segments:
 def load() -> Sweeps:
     """Read the ten sweeps of the cells B6 and B8."""
     with np.load(PATH) as file:
-        names, cell = np.unique(file["cell"], return_inverse=True)
+        cells, cell = np.unique(file["cell"], return_inverse=True)
+        names = [f"{name}/{number}" for name, number in zip(file["cell"], file["sweep"], strict=True)]
         voltage, current = file["voltage_mV"] * u.mV, file["current_pA"] * u.pA
-        return Sweeps(voltage, current, cell, tuple(names.tolist()), float(file["dt_ms"]) * u.ms)
+        return Sweeps(voltage, current, cell, tuple(cells), tuple(names), float(file["dt_ms"]) * u.ms)
 
 
 def cut(sweeps: Sweeps) -> Segments:

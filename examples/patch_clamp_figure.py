@@ -22,7 +22,7 @@ LINES = {
 
 
 def draw(sweeps: data.Sweeps, segments: data.Segments, updates: np.ndarray, curves: dict, baseline: float) -> Path:
-    """Draw the figure and write it as PNG; `curves` holds the accuracy (updates, runs) of every arm."""
+    """Draw the figure and write it as PNG; `curves` holds the accuracy (updates, seeds) of every arm."""
     style = {"font.size": 12, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
         canvas, axes = plt.subplot_mosaic(LAYOUT, figsize=(15, 9), layout="constrained", height_ratios=[1.5, 0.7, 2.4])
@@ -51,11 +51,11 @@ def draw_sweep(above, below, sweeps: data.Sweeps) -> None:
 
 
 def draw_curves(axis, updates: np.ndarray, curves: dict, baseline: float) -> None:
-    """Draw the mean over runs of each arm's accuracy, with its standard deviation."""
+    """Draw the mean over seeds of each arm's accuracy, with its standard deviation."""
     for name, accuracy in curves.items():
-        mean, spread = accuracy.mean(axis=1), accuracy.std(axis=1)
+        mean, spread = accuracy.mean(axis=1), accuracy.std(axis=1, ddof=1)
         axis.plot(updates, mean, label=name, linewidth=2, **LINES[name])
-        axis.fill_between(updates, mean - spread, mean + spread, color=LINES[name]["color"], alpha=0.12, linewidth=0)
+        axis.fill_between(updates, mean - spread, mean + spread, color=LINES[name]["color"], alpha=0.15, linewidth=0)
     axis.axhline(baseline, color="black", linewidth=1, linestyle=":", label="least squares, 6 features")
     axis.set(title="Held-out sweeps", xlabel="update", ylabel="balanced accuracy", ylim=(0.3, 1.01))
     axis.margins(x=0)

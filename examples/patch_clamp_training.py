@@ -12,8 +12,8 @@ from patch_clamp_network import Network
 from tqdm import tqdm
 
 SEEDS = (0, 1, 2)
-UPDATES, BATCH = 150, 64
-CHUNK = 25  # updates between two looks at the accuracy
+UPDATES, BATCH = 150, 48
+CHUNK = 30  # updates between two looks at the accuracy
 LEARNING_RATE = 1e-2
 
 
