@@ -1,0 +1,141 @@
+"""Train one network on several processes, and see that it learns what it learns on one.
+
+Every process has a part of the devices, and every device a part of the neurons. The norm's statistics run over all
+neurons, so over all processes. ``make demo-multi`` runs it; ``--lose 1`` ends process 1 half way, to show what happens.
+On a cluster each host runs the part below ``worker`` alone, with `jax.distributed.initialize()`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PATIENCE = 25  # seconds that the others have to notice a lost process
+
+
+def main() -> None:
+    """Run the processes, then one process with as many devices, and compare the losses."""
+    options = read_options()
+    if options.process is not None:
+        worker(options)
+        return
+    each = options.devices
+    print(
+        f"{options.processes} processes with {each} devices each, then 1 process with {options.processes * each}:",
+        flush=True,
+    )
+    several = launch(options.processes, each, options)
+    single = launch(1, options.processes * each, argparse.Namespace(**{**vars(options), "lose": None}))
+    print("update  several processes     one process")
+    for number in range(0, options.updates, max(options.updates // 10, 1)):
+        print(f"{number:6}  {several[number]:17.12f}  {single[number]:14.12f}")
+    difference = max(abs(a - b) for a, b in zip(several, single, strict=True))
+    print(f"The loss fell from {several[0]:.3f} to {several[-1]:.3f}. Largest difference of any loss: {difference:.1e}")
+    if difference > 1e-9:
+        sys.exit("The processes did not learn the same.")
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line; what a worker is told comes after `--process`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--devices", type=int, default=2, help="of each process")
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--lose", type=int, metavar="PROCESS", help="end this process half way")
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--address", help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def launch(processes: int, devices: int, options: argparse.Namespace) -> list[float]:
+    """Start the processes and return the losses of the first; end with a sentence if one is lost."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    with tempfile.TemporaryDirectory() as folder:
+        results = [Path(folder, f"{index}.json") for index in range(processes)]
+        command = [sys.executable, __file__, f"--address=127.0.0.1:{free_port()}", f"--processes={processes}"]
+        command += [f"--updates={options.updates}", *([] if options.lose is None else [f"--lose={options.lose}"])]
+        with open(Path(folder, "log"), "w") as log:
+            streams = {"env": environment, "stdout": log, "stderr": log}
+            started = [
+                subprocess.Popen([*command, f"--process={index}", f"--result={path}"], **streams)
+                for index, path in enumerate(results)
+            ]
+            waited = wait(started)
+        if any(process.returncode for process in started):
+            sys.exit(describe(started, results, waited))
+        return json.loads(results[0].read_text())["losses"]
+
+
+def wait(started: list[subprocess.Popen[bytes]]) -> float:
+    """Wait for all; once one has failed, no longer than PATIENCE. Return the seconds since."""
+    failed = None
+    try:
+        while any(process.poll() is None for process in started):
+            if failed is None and any(process.poll() for process in started):
+                failed = time.perf_counter()
+            if failed is not None and time.perf_counter() - failed > PATIENCE:
+                break
+            time.sleep(0.05)
+        return 0.0 if failed is None else time.perf_counter() - failed
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def describe(started: list[subprocess.Popen[bytes]], results: list[Path], waited: float) -> str:
+    """Say which process was lost, and what the others made of it."""
+    lines = []
+    for index, (process, result) in enumerate(zip(started, results, strict=True)):
+        if result.exists():
+            said = json.loads(result.read_text()).get("error", "it was done")
+            lines.append(f"Process {index} stopped {waited:.1f} s later, because every sum needs all: {said}")
+        else:
+            by = f"by signal {-process.returncode}" if process.returncode < 0 else f"with {process.returncode}"
+            lines.insert(0, f"Process {index} was lost: it ended {by}.")
+    return "\n".join(lines)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def worker(options: argparse.Namespace) -> None:
+    """Join the other processes, train with them, and write the losses, or the error, as JSON."""
+    import jax
+
+    if options.processes > 1:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(
+            options.address, options.processes, options.process, initialization_timeout=60, heartbeat_timeout_seconds=10
+        )
+    import brainstate
+    from multi_process_training import losses
+
+    brainstate.environ.set(precision=64)
+    found: list[float] = []
+    try:
+        for loss in losses(options.updates):
+            found.append(loss)
+            if options.lose == options.process and len(found) == options.updates // 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+    except Exception as error:
+        said = f"{type(error).__name__} in update {len(found)}, {str(error).splitlines()[0]}"
+        options.result.write_text(json.dumps({"error": said}))
+        os._exit(1)  # not through jax.distributed.shutdown, which would wait for the lost process
+    options.result.write_text(json.dumps({"losses": found}))
+
+
+if __name__ == "__main__":
+    main()
