@@ -55,6 +55,8 @@ def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
         return value, UNITLESS
     try:
         mantissa, unit = u.split_mantissa_unit(value)
+        if isinstance(mantissa, str | bytes):  # which older versions of brainunit let through
+            raise TypeError("text is no number")
     except (TypeError, ValueError) as error:
         raise DtypeError(
             f"{name}: {what} must be a number, an array of numbers or a quantity; got {value!r}."
