@@ -51,7 +51,7 @@ lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.stamp-test
+bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (ARGS=--quick)
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds

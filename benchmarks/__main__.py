@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+from . import timing
+
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 
@@ -15,8 +17,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all runs")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
     parser.add_argument("--only", help="one part: norms, masked, eager, loop, growth, devices or compile_time")
+    parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="processor time bears other load better")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and keep nothing")
     options = parser.parse_args()
+    timing.choose_clock(options.clock)
     if not options.gpu:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from . import cases, report
@@ -32,7 +36,7 @@ def main() -> None:
         if options.only not in (None, part.__name__):
             continue
         alone = part is cases.devices and options.only is None
-        for name, times in elsewhere(options.quick).items() if alone else part(rounds, options.quick):
+        for name, times in elsewhere(options.quick, options.clock).items() if alone else part(rounds, options.quick):
             rows[name] = times
             if not options.json:
                 print(report.line(name, times), flush=True)
@@ -40,12 +44,22 @@ def main() -> None:
         print(json.dumps(rows))
     elif options.only is None:
         label = "gpu" if options.gpu else "quick" if options.quick else "cpu"
-        report.keep(rows, where, label)
+        report.keep(rows, where | {"clock": options.clock}, label if options.clock == "wall" else f"{label}-processor")
 
 
-def elsewhere(quick: bool) -> dict[str, dict[str, float]]:
+def elsewhere(quick: bool, clock: str) -> dict[str, dict[str, float]]:
     """Measure several devices in a process of its own, since the others are measured on one."""
-    command = [sys.executable, "-m", "benchmarks", "--only", "devices", "--json", *["--quick"] * quick]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "--only",
+        "devices",
+        "--json",
+        "--clock",
+        clock,
+        *["--quick"] * quick,
+    ]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
     done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=True)
     rows: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
