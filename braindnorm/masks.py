@@ -92,7 +92,8 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
     Returns
     -------
     Array
-        Booleans of shape ``(T, *lengths.shape)``, time first, as ``for_loop`` and ``scan`` run: True while a trial lasts.
+        Booleans of shape ``(T, *lengths.shape)``, time first, as ``for_loop`` and ``scan`` run: True while a trial
+        lasts.
         For data of shape (T, batch, features) write ``mask[..., None]``.
 
     Raises
