@@ -18,7 +18,7 @@ from receptor_network import ARMS, Receptor
 from tqdm import tqdm
 
 SEEDS = 3
-TRAIN = 0  # which recording is trained on; the other one is never seen before the end
+TRAIN = 0  # which recording is trained on; the other one is scored alone, and never enters training
 EPOCHS, BATCH = 160, 16
 WINDOW, WINDOWS = 100, 8  # steps of one window of truncated backpropagation, windows of one epoch
 CHECKS = 8  # how often the scores are taken on the way
