@@ -44,27 +44,38 @@ class _Span(NamedTuple):
     m2: jax.Array
 
 
-def advance(memory: Memory, found: Moments, decay: Any, reset: jax.Array | None) -> Memory:
-    """Return the memory after one step.
+def forget(memory: Memory, reset: jax.Array | None) -> Memory:
+    """Return the memory without the trials that begin anew."""
+    return memory if reset is None else Memory(*(jnp.where(reset, 0, v) for v in memory))
 
-    Where nothing is valid it is the memory as it was, bit for bit; where `reset` is true the past is forgotten first.
+
+def pivot_of(memory: Memory, mean: jax.Array) -> jax.Array:
+    """Return the pivot of the memory, and the mean of this first step where there is none yet."""
+    mean = jax.lax.stop_gradient(mean)
+    return jnp.where(memory.count > 0, memory.pivot, jnp.where(jnp.isfinite(mean), mean, 0))
+
+
+def first(mean: jax.Array, count: jax.Array) -> jax.Array:
+    """Return the mean of the first step, along the leading axis, in which anything is valid."""
+    step = jnp.argmax(count > 0, axis=0, keepdims=True)
+    return jnp.take_along_axis(mean, step, axis=0)[0]
+
+
+def advance(memory: Memory, found: Moments, pivot: jax.Array, decay: Any) -> Memory:
+    """Return the memory after one step, whose mean is relative to the pivot.
+
+    Where nothing is valid it is the memory as it was, bit for bit.
     """
-    if reset is not None:
-        memory = Memory(*(jnp.where(reset, 0, v) for v in memory))
-    pivot = jnp.where(memory.count > 0, memory.pivot, _finite(found.mean))
     past = _Span(jnp.ones_like(memory.count), memory.count, memory.mean, memory.m2)
-    after = _then(past, _span(found, pivot, decay, None))
+    after = _then(past, _span(found, decay, None))
     new = Memory(after.count, pivot, after.mean, after.m2)
     return Memory(*(jnp.where(found.count > 0, n, old) for n, old in zip(new, memory, strict=True)))
 
 
-def replay(memory: Memory, found: Moments, decay: Any, reset: jax.Array | None) -> Memory:
+def replay(memory: Memory, found: Moments, pivot: jax.Array, decay: Any, reset: jax.Array | None) -> Memory:
     """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it."""
-    first = jnp.argmax(found.count > 0, axis=0, keepdims=True)
-    start = jnp.take_along_axis(found.mean, first, axis=0)[0]
-    pivot = jnp.where(memory.count > 0, memory.pivot, _finite(start))
     past = _Span(jnp.ones_like(memory.count), memory.count, memory.mean, memory.m2)
-    steps = _span(found, pivot, decay, reset)
+    steps = _span(found, decay, reset)
     chain = _Span(*(jnp.concatenate([a[None], b]) for a, b in zip(past, steps, strict=True)))
     after = jax.lax.associative_scan(_then, chain)
     return Memory(after.count[1:], jnp.broadcast_to(pivot, found.mean.shape), after.mean[1:], after.m2[1:])
@@ -72,15 +83,15 @@ def replay(memory: Memory, found: Moments, decay: Any, reset: jax.Array | None) 
 
 def standardized(deviation: jax.Array, found: Moments, memory: Memory, epsilon: Any) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
-    z = (deviation + ((found.mean - memory.pivot) - memory.mean)) * rstd(memory.var, epsilon)
+    z = (deviation + (found.mean - memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count > 0, z, 0)
 
 
-def _span(found: Moments, pivot: jax.Array, decay: Any, reset: jax.Array | None) -> _Span:
+def _span(found: Moments, decay: Any, reset: jax.Array | None) -> _Span:
     some = found.count > 0
     keep = jnp.where(some, jnp.asarray(decay, found.mean.dtype), 1)
     keep = keep if reset is None else jnp.where(reset, 0, keep)
-    return _Span(keep, found.count, jnp.where(some, found.mean - pivot, 0), found.m2)
+    return _Span(keep, found.count, jnp.where(some, found.mean, 0), found.m2)
 
 
 def _then(a: _Span, b: _Span) -> _Span:
@@ -89,8 +100,3 @@ def _then(a: _Span, b: _Span) -> _Span:
     known = counts > 0
     past = Moments(jnp.where(known, counts, 0), jnp.where(known, a.mean, b.mean), jnp.where(known, a.m2 * b.keep, 0))
     return _Span(a.keep * b.keep, *merge(past, Moments(b.count, b.mean, b.m2)))
-
-
-def _finite(mean: jax.Array) -> jax.Array:
-    mean = jax.lax.stop_gradient(mean)
-    return jnp.where(jnp.isfinite(mean), mean, 0)

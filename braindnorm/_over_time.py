@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ._axes import fit_parameter
-from ._clock import Memory, advance, replay, standardized
-from ._moments import Moments, Reduction, deviations, zero_masked
+from ._clock import Memory, advance, first, forget, pivot_of, replay, standardized
+from ._moments import Moments, Reduction, across_devices, at_least_one, deviations, local_count, local_sum, zero_masked
 from ._standardize import Standardization
 from .errors import AxisError, MaskError
 
@@ -51,11 +51,16 @@ class OverTimeStandardize:
         affine: Any = None,
     ) -> jax.Array:
         """Return z * scale + bias, and keep the memory in `last`."""
-        found, deviation = _observe(x.astype(dtype), valid, how)
-        self._check_trials(found, how.over)
-        clock = _replay if self.sequence else _advance
-        now = clock(self.past, found, self.decay, self.began)
-        self.last = Memory(*(v[-1] for v in now)) if self.sequence else now
+        if valid is not None:
+            # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
+            x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
+        past = self.past if self.sequence else forget(self.past, self.began)
+        found, deviation, pivot = self._observe(past, x.astype(dtype), valid, how)
+        if self.sequence:
+            now = _replay(past, found, pivot, self.decay, self.began)
+            self.last = Memory(*(v[-1] for v in now))
+        else:
+            now = self.last = _advance(past, found, pivot, self.decay)
         z = standardized(deviation, found, now, how.epsilon)
         if affine is not None:
             return jnp.reshape(affine.execute(z), z.shape)
@@ -63,7 +68,31 @@ class OverTimeStandardize:
             z = z * fit_parameter(scale, z.shape, option="scale", name=how.over.name)
         return z if bias is None else z + fit_parameter(bias, z.shape, option="bias", name=how.over.name)
 
-    def _check_trials(self, found: Moments, over: Reduction) -> None:
+    def _observe(
+        self, past: Memory, x: jax.Array, valid: jax.Array | None, how: Standardization
+    ) -> tuple[Moments, jax.Array, jax.Array]:
+        """Return the moments of each step relative to a pivot, each element's deviation from its step, and the pivot.
+
+        The compensated form (not fast_variance) subtracts the pivot before anything else, for another sum of `x`.
+        """
+        if how.fast_variance or not how.centred:
+            found, deviation = deviations(x, how.over, valid, centred=how.centred)
+            found = self._checked(found, how.over)
+            pivot = self._pivot(past, found.mean, found.count)
+            return found._replace(mean=found.mean - pivot), deviation, pivot
+        seen = jax.lax.stop_gradient(zero_masked(x, valid))
+        local = [local_count(x.shape, valid, how.over, x.dtype), local_sum(seen, how.over)]
+        count, total = jnp.broadcast_arrays(*across_devices(local, how.over))
+        rough = self._checked(Moments(count, total / at_least_one(count), total), how.over)
+        pivot = self._pivot(past, rough.mean, count)
+        found, deviation = deviations(x - pivot, how.over, valid)
+        return self._checked(found, how.over), deviation, pivot
+
+    def _pivot(self, past: Memory, mean: jax.Array, count: jax.Array) -> jax.Array:
+        return pivot_of(past, first(mean, count) if self.sequence else mean)
+
+    def _checked(self, found: Moments, over: Reduction) -> Moments:
+        """Return the moments with a count for each, if they are of as many trials as the memory."""
         shape = found.m2.shape[1:] if self.sequence else found.m2.shape
         if shape != self.past.m2.shape:
             raise AxisError(
@@ -76,12 +105,4 @@ class OverTimeStandardize:
                 f"{over.name}: a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
                 f" all of them (axes {over.axes}). Give one entry, which resets all, or other reduction_axes."
             )
-
-
-def _observe(x: jax.Array, valid: jax.Array | None, how: Standardization) -> tuple[Moments, jax.Array]:
-    """Return the moments of each step, and each element's deviation from the mean of its step."""
-    if valid is not None:
-        # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
-        x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
-    found, deviation = deviations(x, how.over, valid, centred=how.centred)
-    return found._replace(count=jnp.broadcast_to(found.count, found.m2.shape)), deviation
+        return found._replace(count=jnp.broadcast_to(found.count, found.m2.shape))
