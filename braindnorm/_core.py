@@ -147,10 +147,10 @@ def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int
     """
     axes = plan.over.axes
     reduced = tuple(shape[axis] for axis in axes)
-    rows = math.prod(shape) // max(math.prod(reduced), 1)
     along = parameter is not None and parameter.shape[-len(axes) :] == reduced and parameter.size == math.prod(reduced)
     if not (plan.fenced and along and _trailing(axes, len(shape))):
         return parameter if stat is None else _times(stat, parameter)
+    rows = math.prod(shape[: axes[0]])
     column = jnp.ones(rows, parameter.dtype) if stat is None else stat.reshape(rows)
     return jax.lax.dot_general(column, parameter.reshape(-1), (((), ()), ((), ()))).reshape(shape)
 
