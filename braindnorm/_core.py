@@ -147,6 +147,7 @@ def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int
     """
     axes = plan.over.axes
     reduced = tuple(shape[axis] for axis in axes)
+    parameter = None if parameter is None else parameter.astype(plan.dtype)  # so that its gradient is summed in it
     along = parameter is not None and parameter.shape[-len(axes) :] == reduced and parameter.size == math.prod(reduced)
     if not (plan.fenced and along and _trailing(axes, len(shape))):
         return parameter if stat is None else _times(stat, parameter)
