@@ -68,39 +68,45 @@ def launch(processes: int, devices: int, options: argparse.Namespace) -> list[fl
                 subprocess.Popen([*command, f"--process={index}", f"--result={path}"], **streams)
                 for index, path in enumerate(results)
             ]
-            waited = wait(started)
+            ended = wait(started)
         if any(process.returncode for process in started):
-            sys.exit(describe(started, results, waited))
+            sys.exit(describe([process.returncode for process in started], ended, results))
         return json.loads(results[0].read_text())["losses"]
 
 
-def wait(started: list[subprocess.Popen[bytes]]) -> float:
-    """Wait for all; once one has failed, no longer than PATIENCE. Return the seconds since."""
-    failed = None
+def wait(started: list[subprocess.Popen[bytes]]) -> dict[int, float]:
+    """Wait for all; once one has failed, no longer than PATIENCE. Return when each ended by itself, in order."""
+    ended: dict[int, float] = {}
+    failed = float("inf")
     try:
-        while any(process.poll() is None for process in started):
-            if failed is None and any(process.poll() for process in started):
-                failed = time.perf_counter()
-            if failed is not None and time.perf_counter() - failed > PATIENCE:
-                break
+        while len(ended) < len(started) and time.monotonic() < failed + PATIENCE:
+            for index, process in enumerate(started):
+                if index not in ended and process.poll() is not None:
+                    ended[index] = time.monotonic()
+                    failed = min(failed, ended[index]) if process.returncode else failed
             time.sleep(0.05)
-        return 0.0 if failed is None else time.perf_counter() - failed
     finally:
         for process in started:
             process.kill()
             process.wait()
+    return ended
 
 
-def describe(started: list[subprocess.Popen[bytes]], results: list[Path], waited: float) -> str:
+def describe(codes: list[int], ended: dict[int, float], results: list[Path]) -> str:
     """Say which process was lost, and what the others made of it."""
-    lines = []
-    for index, (process, result) in enumerate(zip(started, results, strict=True)):
-        if result.exists():
-            said = json.loads(result.read_text()).get("error", "it was done")
-            lines.append(f"Process {index} stopped {waited:.1f} s later, because every sum needs all: {said}")
+    errors = {index: json.loads(path.read_text()).get("error") for index, path in enumerate(results) if path.exists()}
+    silent = [index for index in ended if index not in errors]
+    # what a signal ended was lost; the others may have been seen first
+    lost = min(silent or ended, key=lambda index: codes[index] >= 0)
+    by = f"by signal {-codes[lost]}" if codes[lost] < 0 else f"with {codes[lost]}"
+    lines = [f"Process {lost} was lost: it ended {by}. {errors.get(lost, '')}".rstrip()]
+    for index in set(range(len(codes))) - {lost}:
+        said = errors.get(index) or f"JAX ended it with {codes[index]}, having lost contact"
+        if index in ended:
+            later = max(ended[index] - ended[lost], 0)
+            lines.append(f"Process {index} stopped {later:.1f} s later, because every sum needs all: {said}")
         else:
-            by = f"by signal {-process.returncode}" if process.returncode < 0 else f"with {process.returncode}"
-            lines.insert(0, f"Process {index} was lost: it ended {by}.")
+            lines.append(f"Process {index} had not noticed after {PATIENCE} s, and was ended.")
     return "\n".join(lines)
 
 

@@ -46,8 +46,8 @@ def test_sharded_arrays(kind: str, masked: bool, spec: str, axis_type: AxisType)
     if centred:
         parameters["bias"] = rng.normal(size=CHANNELS)
 
-    with float64(), jax.set_mesh(mesh(axis_type)):
-        shard = lambda v, spec: jax.device_put(v, NamedSharding(jax.sharding.get_mesh(), spec))  # noqa: E731
+    with float64(), jax.set_mesh(devices := mesh(axis_type)):
+        shard = lambda v, spec: jax.device_put(v, NamedSharding(devices, spec))  # noqa: E731
         sharded = [shard(v, SPECS[spec]) for v in (x, tangent, cotangent)]
         mask = shard(valid, SPECS[spec]) if masked else None
         last = SPECS[spec][2] if len(SPECS[spec]) > 2 else None
@@ -75,8 +75,8 @@ def test_sharded_arrays(kind: str, masked: bool, spec: str, axis_type: AxisType)
 def test_groups_and_space_reduced_under_vmap(axis_type: AxisType) -> None:
     """The (batch,) axis mapped away, the channels and the space sharded, the groups straddling."""
     x = np.random.default_rng(1).normal(size=SHAPE)
-    with float64(), jax.set_mesh(mesh(axis_type)):
-        sharded = jax.device_put(x, NamedSharding(jax.sharding.get_mesh(), P(None, "row", "column")))
+    with float64(), jax.set_mesh(devices := mesh(axis_type)):
+        sharded = jax.device_put(x, NamedSharding(devices, P(None, "row", "column")))
         norm = jax.vmap(lambda x: functional.group_norm(x, 2, reduction_axes=-2))
         got = np.asarray(jax.jit(norm)(sharded))
     split = x.reshape(BATCH, TIME, 2, 8)
@@ -86,8 +86,8 @@ def test_groups_and_space_reduced_under_vmap(axis_type: AxisType) -> None:
 
 
 def test_without_jit() -> None:
-    with jax.set_mesh(mesh(AxisType.Explicit)):
-        x = jax.device_put(np.ones(SHAPE, np.float32), NamedSharding(jax.sharding.get_mesh(), P(None, None, "column")))
+    with jax.set_mesh(devices := mesh(AxisType.Explicit)):
+        x = jax.device_put(np.ones(SHAPE, np.float32), NamedSharding(devices, P(None, None, "column")))
         y = functional.group_norm(x, 2)
         assert y.sharding.is_equivalent_to(x.sharding, 3)
         assert jnp.all(y == 0)
