@@ -17,7 +17,7 @@ Axes = int | Sequence[int]
 
 def as_axes(axes: Any, *, option: str, name: str) -> tuple[int, ...]:
     """Read one axis or several as a tuple of integers, any integer type taken."""
-    several = axes if isinstance(axes, list | tuple | np.ndarray) and np.ndim(axes) else (axes,)
+    several = axes if _is_several(axes) else (axes,)
     try:
         return tuple(_as_int(axis) for axis in several)
     except TypeError:
@@ -50,7 +50,7 @@ def as_size(size: Any, *, name: str) -> tuple[int, ...]:
     AxisError
         If it is empty, not made of integers, or has one below 1.
     """
-    several = size if isinstance(size, list | tuple | np.ndarray) and np.ndim(size) else (size,)
+    several = size if _is_several(size) else (size,)
     try:
         sizes = tuple(_as_int(n) for n in several)
     except TypeError:
@@ -99,8 +99,14 @@ def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) 
     ------
     OptionError
         If not exactly one of the two is given, or the one given does not divide the channels.
+    AxisError
+        If there are no channels.
     """
-    if group_size is not None and num_groups == 32:  # the default, which group_size alone overrides
+    if channels < 1:
+        raise AxisError(f"{name}: the channel axis has length 0, and there is no group of no channels.")
+    if (
+        group_size is not None and isinstance(num_groups, int) and num_groups == 32
+    ):  # the default, which group_size alone overrides
         num_groups = None
     if (num_groups is None) == (group_size is None):
         raise OptionError(
@@ -144,6 +150,10 @@ def _gather_split_groups(v: jax.Array, channel_axis: int, num_groups: int) -> ja
     spec[channel_axis] = None
     gathered: jax.Array = jax.sharding.reshard(v, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
     return gathered
+
+
+def _is_several(axes: Any) -> bool:
+    return bool(axes.ndim) if isinstance(axes, np.ndarray) else isinstance(axes, list | tuple)
 
 
 def _as_int(value: Any) -> int:

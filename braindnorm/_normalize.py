@@ -1,6 +1,6 @@
 """One call of a norm, from the unit that comes off to the unit that goes on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import units
-from ._axes import Axes, canonical_axes, split_groups
+from ._axes import Axes, canonical_axes, single_axis, split_groups
 from ._collectives import AxisName
 from ._moments import Reduction
 from ._standardize import Affine, Standardization, standardize
@@ -58,6 +58,7 @@ def normalize(
 
     `standardize` makes z and applies scale and bias: a norm with a memory brings its own.
     """
+    check_choices(masked_output, use_fast_variance, axis_name, name=name)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     out_unit = units.check_unit(out_unit, option="out_unit", name=name)
     learned, out_unit = units.strip_parameters({"scale": scale, "bias": bias}, out_unit, name=name)
@@ -120,18 +121,33 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
             return known.pop()
         return jnp.result_type(*arrays) if arrays else None
     try:
+        if isinstance(dtype, jax.Array | np.ndarray | np.generic):  # has a dtype, but is none
+            raise TypeError("an array")
         asked = jnp.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         raise DtypeError(f"{name}: dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
     return asked
 
 
-def check_masked_output(masked_output: Any, *, name: str) -> None:
-    """Raise unless `masked_output` is one of its three modes."""
-    if masked_output not in ("zero", "input", "normalize"):
+def check_choices(masked_output: Any, use_fast_variance: Any, axis_name: Any, *, name: str) -> None:
+    """Raise unless `masked_output` is one of its three modes, `use_fast_variance` a bool, and `axis_name` can name."""
+    check_axis_name(axis_name, name=name)
+    if not isinstance(use_fast_variance, bool | np.bool_):
+        raise OptionError(f"{name}: use_fast_variance must be True or False; got {use_fast_variance!r}.")
+    if not isinstance(masked_output, str) or masked_output not in ("zero", "input", "normalize"):
         raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")
+
+
+def check_axis_name(axis_name: Any, *, name: str) -> None:
+    """Raise if `axis_name` cannot be the name of a mapped axis, or a tuple of names; to JAX an integer is a place."""
+    for one in axis_name if isinstance(axis_name, tuple) else (axis_name,):
+        if isinstance(one, int | np.integer) or not isinstance(one, Hashable):
+            raise OptionError(
+                f"{name}: axis_name must be the name of a mapped axis such as 'batch', a tuple of names or None; got"
+                f" {axis_name!r}. Axes of the input go to reduction_axes."
+            )
 
 
 def reduction_of(
@@ -140,7 +156,7 @@ def reduction_of(
     """Return what the statistics of an input of this shape run over."""
     if feature_axis is None:
         return Reduction(canonical_axes(axes, len(shape), option="reduction_axes", name=name), name=name)
-    (channel,) = canonical_axes(feature_axis, len(shape), option="feature_axis", name=name)
+    channel = single_axis(canonical_axes(feature_axis, len(shape), option="feature_axis", name=name), name=name)
     num_groups, _ = split_groups(shape[channel], *groups, name=name)
     if axes is None:
         batch = 0 if channel else None
@@ -152,7 +168,6 @@ def reduction_of(
 
 def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> Any:
     """Return what comes out at masked positions; None where it is the normalized input."""
-    check_masked_output(masked_output, name=name)
     if masked_output == "zero":
         return np.zeros((), array.dtype)
     if masked_output == "normalize":

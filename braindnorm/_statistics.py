@@ -8,7 +8,7 @@ from . import units
 from ._axes import Axes, canonical_axes
 from ._collectives import AxisName
 from ._moments import Reduction, deviations
-from ._normalize import real_array
+from ._normalize import check_axis_name, real_array
 from .masks import align
 
 
@@ -70,6 +70,7 @@ def moments(
     >>> print(count, mean, var)
     2.0 -64. mV 1. mV^2
     """
+    check_axis_name(axis_name, name=name)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     array = real_array(mantissa, name=name)
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))

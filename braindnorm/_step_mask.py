@@ -12,12 +12,11 @@ from typing import Any
 
 import brainstate
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .errors import MaskError
 from .masks import align, as_booleans, broadcasts
-from .units import unwrap
+from .units import shape_of
 
 __all__ = ["fit_leading", "step_mask", "with_step_mask"]
 
@@ -138,7 +137,7 @@ def with_step_mask(mask: Any, x: Any, in_size: Any, *, name: str) -> Any:
     step = _current(name)
     if step is None:
         return mask
-    shape = tuple(jnp.shape(unwrap(x)))
+    shape = shape_of(x, name=name)
     step = fit_leading(step, shape, in_size, what="step mask", name=name)
     explicit = align(mask, shape, name=name)
     return step if explicit is None else step & explicit

@@ -62,7 +62,7 @@ def as_booleans(mask: Any, name: str) -> jax.Array:
     """Read a mask of any accepted type as booleans, of the shape that it has."""
     try:
         array = jnp.asarray(unwrap(mask))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(
             f"{name}: the mask must be an array of booleans or of integers 0 and 1; got {mask!r}."
         ) from error

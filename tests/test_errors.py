@@ -63,6 +63,17 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "no axis": (lambda: LayerNorm(4, None), errors.AxisError, ["reduction_axes must be an integer", "got None"]),
     "feature axis out of range": (lambda: RMSNorm(4, feature_axes=1), errors.AxisError, ["feature_axes=1", "1 axes"]),
     "feature axis twice": (lambda: LayerNorm((3, 4), -1, (1, -1)), errors.AxisError, ["feature_axes=(1, -1)", "twice"]),
+    "ragged axes": (lambda: norm(X, reduction_axes=[[1], [1, 0]]), errors.AxisError, ["got [[1], [1, 0]]"]),
+    "no channel axis": (
+        lambda: functional.group_norm(X, 2, feature_axis=()),
+        errors.AxisError,
+        ["group_norm: feature_axis must be one axis", "got ()"],
+    ),
+    "no channels": (
+        lambda: functional.group_norm(np.ones((2, 0)), 1),
+        errors.AxisError,
+        ["group_norm: the channel axis has length 0"],
+    ),
     "two channel axes": (
         lambda: GroupNorm((4, 4), (0, 1), 2),
         errors.AxisError,
@@ -81,6 +92,11 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.OptionError,
         ["num_groups or group_size", "num_groups=2", "group_size=3", "None for the other"],
     ),
+    "groups with a unit": (
+        lambda: GroupNorm(6, num_groups=1.0 * u.mV, group_size=3),
+        errors.OptionError,
+        ["num_groups or group_size", "mV"],
+    ),
     "neither": (lambda: GroupNorm(6, num_groups=None), errors.OptionError, ["None for the other", "num_groups=None"]),
     "float groups": (lambda: GroupNorm(6, num_groups=2.0), errors.OptionError, ["must be an integer", "got 2.0"]),
     "no groups": (lambda: functional.group_norm(X, 0), errors.OptionError, ["group_norm: num_groups=0", "4 channels"]),
@@ -92,6 +108,11 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "complex mask": (lambda: norm(X, mask=np.ones(4, complex)), errors.MaskError, ["dtype complex64", "mask != 0"]),
     "mask of words": (lambda: norm(X, mask="all"), errors.MaskError, ["booleans or of integers", "'all'"]),
+    "mask of too large a number": (
+        lambda: norm(X, mask=2**70),
+        errors.MaskError,
+        ["booleans or of integers", f"{2**70}"],
+    ),
     "ragged mask": (
         lambda: norm(X, mask=[[1], [1, 0]]),
         errors.MaskError,
@@ -119,6 +140,7 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.OptionError,
         ["LayerNorm", "'zero', 'input' or 'normalize'", "got 'nan'"],
     ),
+    "modes": (lambda: norm(X, masked_output=np.ones(2)), errors.OptionError, ["masked_output must be", "array"]),
     "mode of a function": (lambda: norm(X, masked_output=None), errors.OptionError, ["'zero'", "got None"]),
     "input in another unit": (
         lambda: norm(Q, masked_output="input", out_unit=u.mA, mask=True),
@@ -172,13 +194,20 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.UnitError,
         ["bias is in mA", "scale is in mV", "one dimension"],
     ),
+    # other options
+    "fast or not": (
+        lambda: norm(X, use_fast_variance=np.ones(2)),
+        errors.OptionError,
+        ["use_fast_variance must be True or False", "array"],
+    ),
+    "a number as name": (lambda: RMSNorm(4, name=3), errors.OptionError, ["RMSNorm: name must be text", "got 3"]),
     # epsilon
     "negative": (lambda: LayerNorm(4, epsilon=-1e-6), errors.OptionError, ["epsilon", "zero or larger", "-1e-06"]),
     "negative quantity": (lambda: norm(Q, epsilon=-1.0 * u.mV), errors.OptionError, ["epsilon", "zero or larger"]),
     "not a number": (lambda: RMSNorm(4, epsilon=np.nan), errors.OptionError, ["epsilon", "one finite number", "nan"]),
     "infinite": (lambda: RMSNorm(4, epsilon=np.inf), errors.OptionError, ["epsilon", "one finite number", "inf"]),
     "many": (lambda: norm(X, epsilon=np.ones(4)), errors.OptionError, ["epsilon", "one finite number"]),
-    "none": (lambda: norm(X, epsilon=None), errors.OptionError, ["epsilon", "one finite number", "None"]),
+    "none": (lambda: norm(X, epsilon=None), errors.DtypeError, ["epsilon must be a number", "None"]),
     "boolean": (lambda: norm(X, epsilon=True), errors.OptionError, ["epsilon", "True"]),
     "words": (lambda: LayerNorm(4, epsilon="small"), errors.DtypeError, ["epsilon must be a number", "'small'"]),
     "another dimension of epsilon": (
@@ -200,6 +229,20 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "input of words": (lambda: norm("rest"), errors.DtypeError, ["layer_norm: the input must be", "'rest'"]),
     "no input": (lambda: norm(None), errors.DtypeError, ["layer_norm", "array of numbers", "None"]),
     "objects": (lambda: norm([None]), errors.DtypeError, ["layer_norm", "array of numbers", "None"]),
+    "ragged input": (
+        lambda: GroupNorm(4, num_groups=2, use_scale=False, use_bias=False)([[1], [1, 0]]),
+        errors.DtypeError,
+        ["GroupNorm(in_size=(4,)): the input must be", "[[1], [1, 0]]"],
+    ),
+    "random keys": (lambda: norm(jax.random.key(0)), errors.DtypeError, ["the input must be", "key"]),
+    "too large a number": (lambda: norm(2**70), errors.DtypeError, ["the input must be", f"{2**70}"]),
+    "dates": (
+        lambda: norm(X, np.array(["2020-01-01"], "datetime64[D]")),
+        errors.DtypeError,
+        ["scale must be", "2020-01-01"],
+    ),
+    "a unit as scale": (lambda: norm(X, u.mV), errors.DtypeError, ["scale must be a number", "mV"]),
+    "a set as bias": (lambda: norm(X, None, {1, 2}), errors.DtypeError, ["bias must be a number"]),
     "scale of words": (lambda: norm(X, "big"), errors.DtypeError, ["scale must be", "'big'"]),
     "integer result": (
         lambda: LayerNorm(4, dtype=int),
@@ -207,6 +250,11 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         ["LayerNorm", "dtype=int", "floating dtype"],
     ),
     "complex result": (lambda: norm(X, dtype=complex), errors.DtypeError, ["dtype=complex", "floating dtype"]),
+    "array as dtype": (
+        lambda: norm(X, dtype=jax.random.key(0)),
+        errors.DtypeError,
+        ["layer_norm: dtype=", "is no dtype"],
+    ),
     "no dtype": (lambda: LayerNorm(4, dtype="real"), errors.DtypeError, ["'real' is no dtype", "jnp.float32"]),
     "complex scale": (lambda: norm(X, 1j), errors.DtypeError, ["scale or bias is complex", "real"]),
     # initializers
@@ -223,6 +271,21 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "complex initializer": (lambda: RMSNorm(4, scale_init=1j), errors.DtypeError, ["complex scale", "real"]),
     # devices
+    "a position as axis_name": (
+        lambda: norm(X, axis_name=0),
+        errors.OptionError,
+        ["axis_name must be the name of a mapped axis", "got 0", "reduction_axes"],
+    ),
+    "positions among names": (
+        lambda: functional.moments(X, axis_name=("batch", 1)),
+        errors.OptionError,
+        ["moments: axis_name", "('batch', 1)"],
+    ),
+    "a list as axis_name": (
+        lambda: LayerNorm(4, axis_name=["a"]),
+        errors.OptionError,
+        ["LayerNorm", "a tuple of names"],
+    ),
     "axis that is not bound": (
         lambda: LayerNorm(4, axis_name="device")(X),
         errors.AxisNameError,

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from .. import units
 from ..errors import OptionError
 from ._wiring import label
@@ -22,7 +20,7 @@ def local_groups(layer: Any, x: Any) -> int:
         (no `axis_name`), or if nothing says which devices hold channels of the same group: the sum over all of
         `axis_name` would mix groups.
     """
-    whole, size, shape = layer.in_size[layer.feature_axis], layer.group_size, jnp.shape(units.unwrap(x))
+    whole, size, shape = layer.in_size[layer.feature_axis], layer.group_size, units.shape_of(x, name=label(layer))
     channels = shape[layer.feature_axis] if len(shape) >= -layer.feature_axis else whole
     if channels % size and size % channels:
         raise OptionError(

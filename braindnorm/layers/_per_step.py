@@ -44,7 +44,7 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
     AxisError
         If an array of steps does not fit the leading axes.
     """
-    name, shape = label(layer), jnp.shape(units.unwrap(x))
+    name, shape = label(layer), units.shape_of(x, name=label(layer))
     steps = _steps(layer.num_steps, name)
     batch = shape[: max(len(shape) - len(layer.in_size), 0)]
     if steps.shape != batch[: steps.ndim]:

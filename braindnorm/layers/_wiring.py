@@ -5,8 +5,9 @@ from typing import Any
 import brainstate
 
 from .. import units
-from .._normalize import check_masked_output, result_dtype
+from .._normalize import check_choices, result_dtype
 from .._step_mask import with_step_mask
+from ..errors import OptionError
 
 OPTIONS = (
     "epsilon", "unit", "out_unit", "masked_output", "axis_name", "axis_index_groups", "use_fast_variance", "dtype",
@@ -21,11 +22,18 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
     name = label(layer)
     unit = units.check_unit(options["unit"], option="unit", name=name)
     units.check_unit(options["out_unit"], option="out_unit", name=name)
-    check_masked_output(options["masked_output"], name=name)
+    check_choices(options["masked_output"], options["use_fast_variance"], options["axis_name"], name=name)
     result_dtype([], options["dtype"], name=name)
     units.check_epsilon(options["epsilon"], unit, name=name)
     for key in OPTIONS:
         setattr(layer, key, options[key])
+
+
+def check_name(name: Any, layer: Any) -> str | None:
+    """Return what a layer is to be called, or None; brainstate takes nothing but text."""
+    if name is None or isinstance(name, str):
+        return name
+    raise OptionError(f"{type(layer).__name__}: name must be text or None; got {name!r}.")
 
 
 def call_options(layer: Any, x: Any, mask: Any) -> dict[str, Any]:

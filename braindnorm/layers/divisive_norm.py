@@ -15,7 +15,7 @@ from .._divisive import check_response, in_drive_unit
 from .._normalize import result_dtype
 from .._step_mask import with_step_mask
 from ..errors import OptionError
-from ._wiring import label
+from ._wiring import check_name, label
 
 OPTIONS = ("exponent", "pool_axes", "signed", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype")
 
@@ -92,7 +92,7 @@ class DivisiveNorm(brainstate.nn.Module):
         out_unit: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         size = as_size(in_size, name=label(self))
         self.in_size = self.out_size = size
         self.pool_axes = as_axes(pool_axes, option="pool_axes", name=label(self))

@@ -11,7 +11,7 @@ from .._axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_g
 from ._affine import NormParam, check_features, learned, make_affine
 from ._local_groups import local_groups
 from ._per_step import check_num_steps
-from ._wiring import call_options, keep_options, label
+from ._wiring import call_options, check_name, keep_options, label
 
 
 class GroupNorm(brainstate.nn.Module):
@@ -86,7 +86,7 @@ class GroupNorm(brainstate.nn.Module):
         num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         size = as_size(in_size, name=label(self))
         self.in_size = self.out_size = size
         if reduction_axes is not None:

@@ -18,7 +18,7 @@ from ..errors import AxisError, OptionError, UnitError
 from ..functional import Statistics
 from ..masks import align, as_booleans
 from ._affine import check_features, learned
-from ._wiring import OPTIONS, label
+from ._wiring import OPTIONS, check_name, label
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
@@ -90,7 +90,7 @@ class OverTime(brainstate.nn.Module):
     def __init__(
         self, norm: Any, decay: Any = None, tau: Any = None, *, time_axis: int = 0, name: str | None = None
     ) -> None:
-        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         if not isinstance(norm, LayerNorm | RMSNorm | GroupNorm):
             raise OptionError(f"OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm; got {norm!r}.")
         self.norm: Any = norm
@@ -176,7 +176,7 @@ class OverTime(brainstate.nn.Module):
 
     def _call(self, x: Any, mask: Any, began: jax.Array | None, *, sequence: bool) -> Any:
         """Normalize one step, or a sequence of them with time first."""
-        norm, name, shape = self.norm, label(self), jnp.shape(units.unwrap(x))
+        norm, name, shape = self.norm, label(self), units.shape_of(x, name=label(self))
         weight = norm.scale if isinstance(norm, RMSNorm) else norm.weight
         check_features(norm, x, weight)
         if norm.unit is None and not units.strip(x, None, name=name)[1].is_unitless:
@@ -198,7 +198,7 @@ class OverTime(brainstate.nn.Module):
             return None
         name = label(self)
         began = as_booleans(reset, f"{name} (its reset)")
-        return fit_leading(began, jnp.shape(units.unwrap(x)), self.in_size, what="reset", name=name)
+        return fit_leading(began, units.shape_of(x, name=label(self)), self.in_size, what="reset", name=name)
 
     def _past(self) -> Memory:
         if self.memory is None:

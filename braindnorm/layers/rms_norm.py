@@ -10,7 +10,7 @@ from .. import functional
 from .._axes import Axes, as_axes, as_size, canonical_axes
 from ._affine import NormParam, check_features, learned, make_affine
 from ._per_step import check_num_steps
-from ._wiring import call_options, keep_options, label
+from ._wiring import call_options, check_name, keep_options, label
 
 
 class RMSNorm(brainstate.nn.Module):
@@ -78,7 +78,7 @@ class RMSNorm(brainstate.nn.Module):
         num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
+        super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         size = as_size(in_size, name=label(self))
         self.in_size = self.out_size = size
         self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))

@@ -49,19 +49,45 @@ def unwrap(x: Any) -> Any:
     return x.value if is_event(x) or isinstance(x, brainstate.State) else x
 
 
+def shape_of(x: Any, *, name: str) -> tuple[int, ...]:
+    """Return the shape of an input of any accepted type.
+
+    Raises
+    ------
+    DtypeError
+        If it is no array of numbers.
+    """
+    return tuple(jnp.shape(_split(unwrap(x), "the input", name)[0]))
+
+
 def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
     """Return mantissa and unit of what should be numbers."""
-    if isinstance(value, jax.Array | float):  # the way of nearly every call, in a tenth of the time
+    if isinstance(value, jax.Array | float) and not _is_key(value):  # nearly every call, in a tenth of the time
         return value, UNITLESS
     try:
+        if isinstance(value, u.Unit):
+            raise TypeError("a unit is no number")
         mantissa, unit = u.split_mantissa_unit(value)
-        if isinstance(mantissa, str | bytes):  # which older versions of brainunit let through
-            raise TypeError("text is no number")
-    except (TypeError, ValueError) as error:
+        mantissa = _numbers(mantissa)
+    except (TypeError, ValueError, OverflowError) as error:
         raise DtypeError(
             f"{name}: {what} must be a number, an array of numbers or a quantity; got {value!r}."
         ) from error
     return mantissa, unit
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype)
+
+
+def _numbers(mantissa: Any) -> Any:
+    """Return an array or a number as it is, and a sequence as an array; raise TypeError at anything else."""
+    if isinstance(mantissa, str | bytes) or _is_key(mantissa):  # text is let through by older versions of brainunit
+        raise TypeError("no numbers")
+    array = mantissa if isinstance(mantissa, jax.Array | np.ndarray) else jnp.asarray(mantissa)
+    if not (jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)):
+        raise TypeError("no numbers")
+    return mantissa if isinstance(mantissa, int | float | complex) else array
 
 
 def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
