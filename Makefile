@@ -13,7 +13,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-interop docs lint bench clean distclean
+.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,15 @@ test-newest: ## run the tests with the newest Python here and the newest release
 
 test-interop: .venv-interop/.stamp ## run the converters against torch, flax, equinox and brainpy
 	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks
+
+fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
+	.venv/bin/python -m tests.fuzz $(ARGS)
+
+coverage: .venv/.stamp-test ## run the tests and say which branches of braindnorm/ they take: 98% of them at least
+	.venv/bin/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
+
+package: .venv/.stamp-dev ## build sdist and wheel, and install and use the wheel in an environment of its own
+	.venv/bin/python -m tests.packaging
 
 docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, and warnings are errors
 	.venv/bin/python -m sphinx -b html -W --keep-going --quiet -d build/doctrees docs build/docs
