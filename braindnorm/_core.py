@@ -54,7 +54,8 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 
 
 def _value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
-    y = _deviation(x.astype(plan.dtype), centre) * _times(r, scale)
+    # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
+    y = zero_masked(_deviation(x.astype(plan.dtype), centre), valid) * _times(r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 
@@ -63,9 +64,11 @@ def _statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, j
     x = x.astype(plan.dtype)
     n = _count(plan, x, valid)
     centre: Centre = ()
-    for _ in range(plan.centred * (1 + plan.compensated)):
+    # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
+    careful = plan.compensated or (plan.fenced and not _trailing(plan.over.axes, x.ndim))
+    for _ in range(plan.centred * (1 + careful)):
         part = _mean(plan, zero_masked(_deviation(x, centre), valid), n)
-        centre = (*centre, _fence(plan, part) if plan.compensated else part)
+        centre = (*centre, _fence(plan, part) if careful else part)
     d = zero_masked(_deviation(x, centre), valid)
     centre, r = _fence(plan, (centre, rstd(_mean(plan, d * d, n), epsilon)))
     return centre, r
@@ -81,12 +84,12 @@ def _tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     centre = _fence(plan, centre)
     d, again = (zero_masked(_deviation(x, parts), valid) for parts in (centre, _fence(plan, centre)))
     n = _count(plan, x, valid)
-    t1: Any = _mean(plan, dx, n) if plan.centred else None
+    t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
         # centred before anything else, so that what is constant leaves no rounding behind
         dx, t1 = dx - t1, None
     # multiplied one by one, since r * r * r alone could overflow; the sign too is put on what is small
-    t2 = r * (r * (r * (_mean(plan, dx * again, n) + 0.5 * deps)))
+    t2 = r * (r * (r * (_mean(plan, dx * again, n, tangent=True) + 0.5 * deps)))
     slope = _spread(plan, -t2, scale, x.shape)
     if dscale is not None:
         slope = slope + _spread(plan, r, dscale, x.shape)
@@ -116,25 +119,33 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
     return at_least_one(local_count(x.shape, valid, plan.over, plan.dtype))
 
 
-def _mean(plan: Plan, v: jax.Array, n: Any) -> Any:
+def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
     axes = plan.over.axes
     if plan.over.channel_axis is not None or not (plan.products and _trailing(axes, v.ndim)):
-        total = _fence(plan, jnp.sum(v, axes, keepdims=True))
-        return (total if plan.over.channel_axis is None else _combine(plan, total)) / n
+        total = _fence(plan, _sum(v, axes))
+        return (total if plan.over.channel_axis is None else _combine(plan, total, tangent)) / n
     ones = jnp.ones([v.shape[axis] for axis in axes], v.dtype)
     total = jax.lax.dot_general(v, ones, ((axes, range(len(axes))), ((), ())))
     return jnp.expand_dims(total, axes) / n
 
 
-def _combine(plan: Plan, v: jax.Array) -> jax.Array:
+def _sum(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Sum over the axes and keep them. Trailing ones are taken as one: XLA for CPU then sums with more digits."""
+    if len(axes) < 2 or not _trailing(axes, v.ndim) or not v.size:
+        return jnp.sum(v, axes, keepdims=True)
+    return jnp.expand_dims(jnp.sum(v.reshape(*v.shape[: axes[0]], -1), -1), axes)
+
+
+def _combine(plan: Plan, v: jax.Array, tangent: bool) -> jax.Array:
     """Sum over the channels of each group, and give the sum to each of them.
 
-    As a product with ones where that is small: XLA for CPU would take a sum into the pass over x that follows.
+    In a tangent, as a product with ones where that is small: XLA for CPU would take a sum into the pass over x that
+    follows. The statistics need the digits that a sum has and a product has not.
     """
     axis, groups = plan.over.channel_axis or 0, plan.over.num_groups
     size = v.shape[axis] // groups
-    if not plan.fenced or math.prod(v.shape[axis + 1 :]) > 1 or size > 64:
+    if not (plan.fenced and tangent) or math.prod(v.shape[axis + 1 :]) > 1 or size > 64:
         return sum_groups(v, axis, groups)
     return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
 
