@@ -58,7 +58,8 @@ def normalize(
 
     `standardize` makes z and applies scale and bias: a norm with a memory brings its own.
     """
-    check_choices(masked_output, use_fast_variance, axis_name, name=name)
+    check_choices(masked_output, use_fast_variance, name=name)
+    check_axis_name(axis_name, axis_index_groups, name=name)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     out_unit = units.check_unit(out_unit, option="out_unit", name=name)
     learned, out_unit = units.strip_parameters({"scale": scale, "bias": bias}, out_unit, name=name)
@@ -131,17 +132,21 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
     return asked
 
 
-def check_choices(masked_output: Any, use_fast_variance: Any, axis_name: Any, *, name: str) -> None:
-    """Raise unless `masked_output` is one of its three modes, `use_fast_variance` a bool, and `axis_name` can name."""
-    check_axis_name(axis_name, name=name)
+def check_choices(masked_output: Any, use_fast_variance: Any, *, name: str) -> None:
+    """Raise unless `masked_output` is one of its three modes, and `use_fast_variance` a boolean."""
     if not isinstance(use_fast_variance, bool | np.bool_):
         raise OptionError(f"{name}: use_fast_variance must be True or False; got {use_fast_variance!r}.")
     if not isinstance(masked_output, str) or masked_output not in ("zero", "input", "normalize"):
         raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")
 
 
-def check_axis_name(axis_name: Any, *, name: str) -> None:
-    """Raise if `axis_name` cannot be the name of a mapped axis, or a tuple of names; to JAX an integer is a place."""
+def check_axis_name(axis_name: Any, groups: Any, *, name: str) -> None:
+    """Raise if `axis_name` cannot be the name of a mapped axis, or names; to JAX an integer is a place."""
+    if axis_name is None and groups is not None:
+        raise OptionError(
+            f"{name}: axis_index_groups={groups!r} divides a mapped axis, but axis_name is None. Name the axis, or"
+            " leave the groups out."
+        )
     for one in axis_name if isinstance(axis_name, tuple) else (axis_name,):
         if isinstance(one, int | np.integer) or not isinstance(one, Hashable):
             raise OptionError(

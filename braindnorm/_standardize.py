@@ -1,5 +1,6 @@
 """Standardize, scale and shift: which way the arithmetic goes is decided here, and nowhere else."""
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -11,6 +12,8 @@ from ._moments import Reduction, deviations, rstd, zero_masked
 
 # XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
 SMALL = 65536
+# a longer product with ones, taken one by one, loses digits
+SHORT = 512
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
 _compiled = jax.jit(normalized, static_argnums=0, inline=True)
@@ -80,9 +83,8 @@ def _plan(x: jax.Array, how: Standardization, dtype: Any) -> Plan:
     """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
     cpu = jax.default_backend() == "cpu"
     over = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups)
-    return Plan(
-        over, how.centred, how.centred and not how.fast_variance, jnp.dtype(dtype), cpu, cpu and x.size <= SMALL
-    )
+    products = cpu and x.size <= SMALL and math.prod(x.shape[axis] for axis in over.axes) <= SHORT
+    return Plan(over, how.centred, how.centred and not how.fast_variance, jnp.dtype(dtype), cpu, products)
 
 
 def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, scale: Any, bias: Any) -> jax.Array:

@@ -70,7 +70,7 @@ def moments(
     >>> print(count, mean, var)
     2.0 -64. mV 1. mV^2
     """
-    check_axis_name(axis_name, name=name)
+    check_axis_name(axis_name, axis_index_groups, name=name)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     array = real_array(mantissa, name=name)
     array = array.astype(jnp.promote_types(array.dtype, jnp.float32))

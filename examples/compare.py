@@ -53,11 +53,7 @@ def units(package):
     x = jnp.linspace(-66.0, -64.0, 8).reshape(2, 4)
     norm = build(package, 4, **({"unit": u.mV} if package == "braindnorm" else {}))
     in_mv, in_v = norm(x * u.mV), norm(x * 1e-3 * u.volt)
-    return (
-        "the same"
-        if np.allclose(u.get_mantissa(in_mv), u.get_mantissa(in_v.to(u.mV)), atol=1e-2)
-        else "**differ**"
-    )
+    return "the same" if np.allclose(u.get_mantissa(in_mv), u.get_mantissa(in_v.to(u.mV)), atol=1e-2) else "**differ**"
 
 
 def padding(package):

@@ -271,6 +271,11 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "complex initializer": (lambda: RMSNorm(4, scale_init=1j), errors.DtypeError, ["complex scale", "real"]),
     # devices
+    "groups without a name": (
+        lambda: LayerNorm(4, axis_index_groups=[[0, 1], [2, 3]]),
+        errors.OptionError,
+        ["LayerNorm", "[[0, 1], [2, 3]]", "axis_name is None", "Name the axis"],
+    ),
     "a position as axis_name": (
         lambda: norm(X, axis_name=0),
         errors.OptionError,

@@ -5,7 +5,7 @@ from typing import Any
 import brainstate
 
 from .. import units
-from .._normalize import check_choices, result_dtype
+from .._normalize import check_axis_name, check_choices, result_dtype
 from .._step_mask import with_step_mask
 from ..errors import OptionError
 
@@ -22,7 +22,8 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
     name = label(layer)
     unit = units.check_unit(options["unit"], option="unit", name=name)
     units.check_unit(options["out_unit"], option="out_unit", name=name)
-    check_choices(options["masked_output"], options["use_fast_variance"], options["axis_name"], name=name)
+    check_choices(options["masked_output"], options["use_fast_variance"], name=name)
+    check_axis_name(options["axis_name"], options["axis_index_groups"], name=name)
     result_dtype([], options["dtype"], name=name)
     units.check_epsilon(options["epsilon"], unit, name=name)
     for key in OPTIONS:
