@@ -30,6 +30,11 @@ class Expected(NamedTuple):
 
 def expected(call: Call) -> Expected:
     """Return what the call means, computed in float64 from the numbers as they are stored."""
+    with np.errstate(invalid="ignore"):  # of what is not finite
+        return _expected(call)
+
+
+def _expected(call: Call) -> Expected:
     options = dict(call.options)
     mantissa, factor, unit = _read(call.x)
     declared = options.get("unit")
@@ -170,6 +175,7 @@ def _dtype(call: Call, options: dict[str, Any]) -> Any:
         with float64() if call.precision == 64 else nullcontext():
             return jax.dtypes.canonicalize_dtype(jnp.dtype(options["dtype"]))
     arrays = [u.get_mantissa(options[key]) for key in ("scale", "bias") if options.get(key) is not None]
+    arrays = [np.asarray(v) if isinstance(v, list | tuple | range) else v for v in arrays]
     if call.form == "layer":  # parameters are arrays with a dtype of their own
         arrays = [v if jnp.issubdtype(jnp.result_type(v), jnp.inexact) else np.float32(0) for v in arrays]
         arrays = [np.float32(0) if isinstance(v, float) else v for v in arrays]
