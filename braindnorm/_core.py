@@ -131,10 +131,10 @@ def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
 
 
 def _sum(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sum over the axes and keep them. Trailing ones are taken as one: XLA for CPU then sums with more digits."""
-    if len(axes) < 2 or not _trailing(axes, v.ndim) or not v.size:
+    """Sum over the axes and keep them. All of an array is summed as one row, in which XLA for CPU loses fewer digits."""
+    if len(axes) < max(v.ndim, 2):
         return jnp.sum(v, axes, keepdims=True)
-    return jnp.expand_dims(jnp.sum(v.reshape(*v.shape[: axes[0]], -1), -1), axes)
+    return jnp.sum(v.reshape(1, -1), 1).reshape((1,) * v.ndim)
 
 
 def _combine(plan: Plan, v: jax.Array, tangent: bool) -> jax.Array:
