@@ -131,7 +131,7 @@ def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
 
 
 def _sum(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sum over the axes and keep them. All of an array is summed as one row, in which XLA for CPU loses fewer digits."""
+    """Sum over the axes and keep them. A whole array is summed as one row: XLA for CPU then loses fewer digits."""
     if len(axes) < max(v.ndim, 2):
         return jnp.sum(v, axes, keepdims=True)
     return jnp.sum(v.reshape(1, -1), 1).reshape((1,) * v.ndim)
