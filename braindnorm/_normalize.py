@@ -183,4 +183,6 @@ def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any
             f"{name}: masked_output='input' would pass an input in {reference} through to {output}. Use 'zero' or"
             " 'normalize', or an out_unit of the input's dimension."
         )
+    if reference != out_unit:  # half precision holds no other prefix
+        array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
     return jnp.asarray(units.convert(array, reference, out_unit))

@@ -190,3 +190,13 @@ def test_shifting_a_quantity_into_a_layer() -> None:
         x >> LayerNorm(6, unit=u.mV)
     y = x >> LayerNorm(6, epsilon=25e-6)
     np.testing.assert_allclose(y / u.volt, reference.layer_norm(volts(5, 6), epsilon=25e-6), rtol=1e-5, atol=1e-5)
+
+
+@every_norm
+def test_a_half_input_is_passed_through_in_another_prefix_with_the_digits_of_the_output(kind: str) -> None:
+    x = jnp.full((2, 6), 7, jnp.float16) * u.mV
+    options = {"mask": np.arange(6) < 4, "masked_output": "input", "out_unit": u.volt}
+    y = NORMS[kind].function(x, scale=jnp.ones(6), **options)
+    np.testing.assert_allclose(y.to_decimal(u.volt)[:, 4:], 0.007, rtol=1e-6)
+    large = NORMS[kind].function(x * 1000, **{**options, "out_unit": u.uvolt, "dtype": jnp.float32})
+    np.testing.assert_allclose(large.to_decimal(u.uvolt)[:, 4:], 7e6)
