@@ -39,7 +39,7 @@ def normalize(
     *,
     reduction_axes: Axes | None,
     feature_axis: int | None = None,
-    groups: tuple[int | None, int | None] = (1, None),
+    groups: tuple[int | None, int | None] | None = None,
     centred: bool = True,
     epsilon: Any = 1e-6,
     mask: Any = None,
@@ -156,10 +156,10 @@ def check_axis_name(axis_name: Any, groups: Any, *, name: str) -> None:
 
 
 def reduction_of(
-    shape: Sequence[int], axes: Axes | None, feature_axis: int | None, groups: tuple[Any, Any], *, name: str
+    shape: Sequence[int], axes: Axes | None, feature_axis: Any, groups: tuple[Any, Any] | None, *, name: str
 ) -> Reduction:
-    """Return what the statistics of an input of this shape run over."""
-    if feature_axis is None:
+    """Return what the statistics of an input of this shape run over; without `groups` no axis is split."""
+    if groups is None:
         return Reduction(canonical_axes(axes, len(shape), option="reduction_axes", name=name), name=name)
     channel = single_axis(canonical_axes(feature_axis, len(shape), option="feature_axis", name=name), name=name)
     num_groups, _ = split_groups(shape[channel], *groups, name=name)

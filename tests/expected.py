@@ -36,6 +36,9 @@ def expected(call: Call) -> Expected:
 
 def _expected(call: Call) -> Expected:
     options = dict(call.options)
+    for key in ("scale", "bias"):
+        if call.form == "layer" and callable(options.get(key)):  # an initializer
+            options[key] = options[key](call.built["parameter_shape"])
     mantissa, factor, unit = _read(call.x)
     declared = options.get("unit")
     ref_unit = unit if declared is None else _name(declared)

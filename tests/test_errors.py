@@ -69,6 +69,11 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.AxisError,
         ["group_norm: feature_axis must be one axis", "got ()"],
     ),
+    "none for the channel axis": (
+        lambda: functional.group_norm(X, 2, feature_axis=None, reduction_axes=-1),
+        errors.AxisError,
+        ["group_norm: feature_axis must be an integer", "got None"],
+    ),
     "no channels": (
         lambda: functional.group_norm(np.ones((2, 0)), 1),
         errors.AxisError,

@@ -78,7 +78,7 @@ def _plain(x: Any, unit: Any, name: str) -> jax.Array:
 
 def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
     grouped = isinstance(norm, GroupNorm)
-    feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, (1, None))
+    feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, None)
     over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=label(norm))
     return over._replace(axis_name=norm.axis_name, axis_index_groups=norm.axis_index_groups)
 

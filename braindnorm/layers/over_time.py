@@ -220,7 +220,7 @@ class OverTime(brainstate.nn.Module):
 def _over(norm: Any, shape: Any, name: str) -> dict[str, Any]:
     """Return what the statistics of a step of this shape run over, in axes from the right."""
     feature_axis = norm.feature_axis if isinstance(norm, GroupNorm) else None
-    groups = (None, norm.group_size) if isinstance(norm, GroupNorm) else (1, None)
+    groups = (None, norm.group_size) if isinstance(norm, GroupNorm) else None
     over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=name)
     axes = tuple(axis - len(shape) for axis in over.axes)
     return {
