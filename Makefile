@@ -41,7 +41,7 @@ test-newest: ## run the tests with the newest Python here and the newest release
 	.venv-newest/bin/python $(PYTEST)
 
 test-interop: .venv-interop/.stamp ## run the converters against torch, flax, equinox and brainpy
-	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks
+	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks --cov=braindnorm.interop --cov-branch --cov-config=/dev/null
 
 fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
 	.venv/bin/python -m tests.fuzz $(ARGS)

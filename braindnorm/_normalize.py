@@ -84,17 +84,14 @@ def normalize(
 
 
 def real_array(x: Any, *, name: str) -> jax.Array:
-    """Return `x` as an array of floats; integers and booleans (spikes) become float.
+    """Return numbers as an array of floats; integers and booleans (spikes) become float.
 
     Raises
     ------
     DtypeError
-        If it is complex, or no array of numbers at all.
+        If it is complex.
     """
-    try:
-        array = x if isinstance(x, jax.Array) else jnp.asarray(x)
-    except (TypeError, ValueError) as error:
-        raise DtypeError(f"{name}: the input must be an array of numbers; got {type(x).__name__}.") from error
+    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise DtypeError(
             f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"

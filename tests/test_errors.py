@@ -56,6 +56,7 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.AxisError,
         ["layer_norm: reduction_axes=3", "no axis 3", "3 axes"],
     ),
+    "axis far out of range": (lambda: norm(X, reduction_axes=(0, 7)), errors.AxisError, ["no axis 7", "3 axes"]),
     "axis too negative": (lambda: LayerNorm(4, -4)(X), errors.AxisError, ["LayerNorm", "no axis -4", "3 axes"]),
     "axis twice": (lambda: norm(X, reduction_axes=(-1, 2)), errors.AxisError, ["(-1, 2)", "twice"]),
     "axis of a scalar": (lambda: norm(5.0), errors.AxisError, ["reduction_axes=-1", "0 axes"]),

@@ -74,3 +74,11 @@ def test_moments_of_spikes_and_of_half_precision() -> None:
     x = draw(4, 50, loc=100).astype(np.float16)
     assert functional.moments(x).var.dtype == jnp.float32
     np.testing.assert_allclose(functional.moments(x).var, x.astype(float).var(-1), rtol=1e-5)
+
+
+def test_gradients_of_moments() -> None:
+    """The mean of n has the gradient 1/n at what is valid, the variance 2 (x - mean) / n."""
+    x, mask = draw(6), np.arange(6) < 4
+    mean, var = jax.jacobian(lambda x: functional.moments(x, mask=mask)[1:])(x)
+    np.testing.assert_allclose(mean, mask / 4, rtol=1e-6)
+    np.testing.assert_allclose(var, mask * (x - x[:4].mean()) / 2, rtol=1e-5, atol=1e-6)

@@ -81,9 +81,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _numbers(mantissa: Any) -> Any:
-    """Return an array or a number as it is, and a sequence as an array; raise TypeError at anything else."""
-    if isinstance(mantissa, str | bytes) or _is_key(mantissa):  # text is let through by older versions of brainunit
-        raise TypeError("no numbers")
+    """Return an array or a number as it is, and a sequence as an array; raise at anything else, as JAX does at text."""
     array = mantissa if isinstance(mantissa, jax.Array | np.ndarray) else jnp.asarray(mantissa)
     if not (jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)):
         raise TypeError("no numbers")
