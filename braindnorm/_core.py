@@ -65,7 +65,8 @@ def _statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, j
     n = _count(plan, x, valid)
     centre: Centre = ()
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
-    careful = plan.compensated or (plan.fenced and not _trailing(plan.over.axes, x.ndim))
+    columns = bool(plan.over.axes) and not _trailing(plan.over.axes, x.ndim)
+    careful = plan.compensated or (plan.fenced and columns)
     for _ in range(plan.centred * (1 + careful)):
         part = _mean(plan, zero_masked(_deviation(x, centre), valid), n)
         centre = (*centre, _fence(plan, part) if careful else part)
