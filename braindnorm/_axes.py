@@ -2,6 +2,7 @@
 
 import math
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def as_size(size: Any, *, name: str) -> tuple[int, ...]:
         sizes = tuple(_as_int(n) for n in several)
     except TypeError:
         sizes = ()
-    if not sizes or min(sizes) < 1:
+    if not sizes or min(sizes) < 1 or max(sizes) > sys.maxsize:
         raise AxisError(f"{name}: in_size must be a positive integer or a tuple of them, such as (128,); got {size!r}.")
     return sizes
 

@@ -17,7 +17,7 @@ JUNK: list[Callable[[], Any]] = [
     lambda: 0,
     lambda: -1,
     lambda: 3,
-    lambda: 10**9,
+    lambda: 10**5,
     lambda: 2**70,
     lambda: True,
     lambda: 0.5,

@@ -24,6 +24,7 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "no size": (lambda: LayerNorm(0), errors.AxisError, ["LayerNorm", "got 0", "such as (128,)"]),
     "negative size": (lambda: RMSNorm((3, -1)), errors.AxisError, ["RMSNorm", "(3, -1)", "positive integer"]),
     "empty size": (lambda: GroupNorm(()), errors.AxisError, ["GroupNorm", "got ()", "positive integer"]),
+    "huge size": (lambda: LayerNorm(2**70), errors.AxisError, ["in_size must be a positive integer", f"{2**70}"]),
     "float size": (lambda: LayerNorm(4.0), errors.AxisError, ["in_size", "got 4.0", "positive integer"]),
     "size of words": (lambda: LayerNorm("four"), errors.AxisError, ["in_size", "'four'", "positive integer"]),
     "no size at all": (lambda: LayerNorm(None), errors.AxisError, ["in_size", "got None", "positive integer"]),

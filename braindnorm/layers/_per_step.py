@@ -1,5 +1,6 @@
 """Scale and bias that differ from time step to time step: which step it is, and what belongs to it."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ def check_num_steps(num_steps: Any, *, name: str) -> int | None:
     """
     if num_steps is None:
         return None
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
+    integer = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
+    if not integer or not 1 <= num_steps <= sys.maxsize:
         raise OptionError(f"{name}: num_steps must be a positive integer, or None; got {num_steps!r}.")
     return int(num_steps)
 
