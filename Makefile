@@ -40,8 +40,9 @@ test-newest: ## run the tests with the newest Python here and the newest release
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
 
-test-interop: .venv-interop/.stamp ## run the converters against torch, flax, equinox and brainpy
-	.venv-interop/bin/python $(PYTEST) tests/interop/frameworks --cov=braindnorm.interop --cov-branch --cov-config=/dev/null
+test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters
+	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
+		--cov=braindnorm.interop --cov-branch --cov-config=/dev/null
 
 fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
 	.venv/bin/python -m tests.fuzz $(ARGS)
@@ -93,5 +94,5 @@ distclean: clean ## remove the environments as well
 # An environment of its own, so that `make test` shows that nothing here needs these packages.
 .venv-interop/.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-interop
-	.venv-interop/bin/python $(INSTALL) -e '.[interop,test]' </dev/null
+	.venv-interop/bin/python $(INSTALL) -e '.[conformance,test]' </dev/null
 	@touch $@
