@@ -5,7 +5,6 @@
 
 import argparse
 import re
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -13,6 +12,8 @@ import tempfile
 import venv
 import zipfile
 from pathlib import Path
+
+from benchmarks import import_time
 
 ROOT = Path(__file__).resolve().parent.parent
 # a user's file: with --strict, mypy has to know every name, and to see each mistake
@@ -37,7 +38,6 @@ LayerNorm(4, epsilom=1.0)
 functional.layer_norm([1.0], masked_output=0)
 functional.moments([1.0]).median
 """
-BUDGET_MS = 50
 
 
 def main() -> None:
@@ -99,17 +99,10 @@ def _use(python: Path, work: Path) -> None:
     print("mypy sees the types: it passes a right file, and finds each of four mistakes")
 
 
-def _check_import_time(python: Path, work: Path, repeats: int = 5) -> None:
-    """Sum up what -X importtime says of the modules of braindnorm, once brainstate is imported."""
-    added = []
-    for _ in range(repeats + 1):
-        command = [str(python), "-X", "importtime", "-c", "import brainstate; import braindnorm"]
-        lines = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True).stderr.splitlines()
-        (total,) = [line.split("|")[1] for line in lines if line.split("|")[-1].strip() == "braindnorm"]
-        added.append(int(total) / 1000)
-    median = statistics.median(added[1:])  # the first writes the byte code
-    print(f"importing braindnorm after brainstate: {median:.1f} ms (of at most {BUDGET_MS} ms)")
-    assert median < BUDGET_MS, added
+def _check_import_time(python: Path, work: Path) -> None:
+    median = import_time.added(str(python), work)
+    print(f"importing braindnorm after brainstate: {median:.1f} ms (of at most {import_time.BUDGET_MS} ms)")
+    assert median < import_time.BUDGET_MS, median
 
 
 def _run(*command: str, cwd: Path = ROOT) -> str:
