@@ -43,6 +43,11 @@ def canonical_axes(axes: Any, ndim: int, *, option: str, name: str) -> tuple[int
     return tuple(counted)
 
 
+def is_trailing(axes: Sequence[int], ndim: int) -> bool:
+    """Tell whether axes, counted from the left and sorted, are the last of an array of `ndim` axes."""
+    return bool(axes) and tuple(axes) == tuple(range(ndim - len(axes), ndim))
+
+
 def as_size(size: Any, *, name: str) -> tuple[int, ...]:
     """Read `in_size`: a positive integer, or several.
 
@@ -82,6 +87,8 @@ def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str, name: st
         If it does not broadcast to the input, or would enlarge it.
     """
     array = parameter if isinstance(parameter, jax.Array) else jnp.asarray(parameter)
+    if array.shape == shape[len(shape) - array.ndim :]:  # nearly every call
+        return array
     spare = max(array.ndim - len(shape), 0)
     right = array.shape[spare:]
     fits = all(p in (1, n) for p, n in zip(reversed(right), reversed(shape), strict=False))
@@ -133,6 +140,15 @@ def sum_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
     summed = jnp.sum(grouped, axis=channel_axis + 1, keepdims=True)
     spread = jnp.broadcast_to(summed, grouped.shape).reshape(v.shape)
     return spread if whole is v else jax.sharding.reshard(spread, jax.typeof(v).sharding)
+
+
+def split_channels(v: Any, channel_axis: int, num_groups: int) -> Any:
+    """Split the channel axis, counted from the right, in groups and their channels; one of length 1 in (1, 1)."""
+    if v is None or v.ndim < -channel_axis:
+        return v
+    at = v.ndim + channel_axis
+    groups = num_groups if v.shape[at] > 1 else 1
+    return v.reshape(*v.shape[:at], groups, v.shape[at] // groups, *v.shape[at + 1 :])
 
 
 def one_of_each_group(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:

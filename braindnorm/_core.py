@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ._axes import sum_groups
+from ._axes import is_trailing, sum_groups
 from ._moments import Reduction, at_least_one, local_count, rstd, zero_masked
 
 Centre = tuple[jax.Array, ...]
@@ -27,7 +28,8 @@ class Plan(NamedTuple):
 
     `centred` subtracts the mean; `compensated` adds to it what rounding took, and gives a constant shift a tangent of
     exactly 0. The arithmetic is done in `dtype`. `fenced` puts barriers where XLA for CPU would keep x - mean in
-    memory; `products` sums by products with ones, which it does faster on small arrays.
+    memory; `products` sums by products with ones, which it does faster on small arrays; `tiled` leaves the barriers out
+    of the value alone, which it then computes tile by tile of a large array.
     """
 
     over: Reduction
@@ -36,11 +38,14 @@ class Plan(NamedTuple):
     dtype: Any
     fenced: bool
     products: bool
+    tiled: bool
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
+    if plan.tiled and valid is None:
+        plan = plan._replace(fenced=False)
     return _value(plan, x, valid, scale, bias, *_statistics(plan, x, valid, epsilon))
 
 
@@ -55,7 +60,7 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 
 def _value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
-    y = zero_masked(_deviation(x.astype(plan.dtype), centre), valid) * _times(r, scale)
+    y = _times(zero_masked(_deviation(x.astype(plan.dtype), centre), valid) * r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 
@@ -63,16 +68,36 @@ def _statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, j
     """Return the parts of the mean, and r, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     n = _count(plan, x, valid)
-    centre: Centre = ()
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
-    columns = bool(plan.over.axes) and not _trailing(plan.over.axes, x.ndim)
-    careful = plan.compensated or (plan.fenced and columns)
-    for _ in range(plan.centred * (1 + careful)):
-        part = _mean(plan, zero_masked(_deviation(x, centre), valid), n)
-        centre = (*centre, _fence(plan, part) if careful else part)
-    d = zero_masked(_deviation(x, centre), valid)
-    centre, r = _fence(plan, (centre, rstd(_mean(plan, d * d, n), epsilon)))
+    columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
+    parts = plan.centred * (1 + (plan.compensated or columns))
+    centre: Centre = ()
+    if parts > 1 and not plan.compensated and valid is None:
+        centre, parts = (_pilot(plan, x),), 1
+    elif valid is not None and _whole_groups(plan, valid):
+        # a group that is masked as a whole is all 0 now, and so are its deviations
+        x, valid = _fence(plan, zero_masked(x, valid)), None
+    for _ in range(parts):
+        # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
+        centre = _fence(plan, centre)
+        centre = (*centre, _mean(plan, zero_masked(_deviation(x, centre), valid), n))
+    d = zero_masked(_deviation(x, _fence(plan, centre) if len(centre) > 1 else centre), valid)
+    var = _mean(plan, d * d, n)
+    if plan.tiled and not plan.fenced:
+        # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
+        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny))
+    centre, r = _fence(plan, (centre, rstd(var, epsilon)))
     return centre, r
+
+
+def _pilot(plan: Plan, x: jax.Array) -> Any:
+    """Return a centre near the mean: the mean of the first sixteenth of a reduced axis.
+
+    Any centre is exact. This one is off by at most four standard deviations, so a sum of what is left keeps its digits.
+    """
+    axis = plan.over.axes[0]
+    some = jax.lax.slice_in_dim(x, 0, -(-x.shape[axis] // 16), axis=axis)
+    return _mean(plan, some, _count(plan, some, None))
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
@@ -83,23 +108,31 @@ def _tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one deviation for each product it stands in, behind fences of their own: shared, it would be kept in memory
     centre = _fence(plan, centre)
-    d, again = (zero_masked(_deviation(x, parts), valid) for parts in (centre, _fence(plan, centre)))
+    z, again = (zero_masked(_deviation(x, parts), valid) * r for parts in (centre, _fence(plan, centre)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
         # centred before anything else, so that what is constant leaves no rounding behind
         dx, t1 = dx - t1, None
-    # multiplied one by one, since r * r * r alone could overflow; the sign too is put on what is small
-    t2 = r * (r * (r * (_mean(plan, dx * again, n, tangent=True) + 0.5 * deps)))
+    t2 = r * _mean(plan, dx * again, n, tangent=True) + 0.5 * (r * r * deps)
     slope = _spread(plan, -t2, scale, x.shape)
     if dscale is not None:
-        slope = slope + _spread(plan, r, dscale, x.shape)
+        slope = slope + _spread(plan, jnp.ones_like(r), dscale, x.shape)
     shift = None if t1 is None else _spread(plan, -r * t1, scale, x.shape)
     if dbias is not None:
-        offset = _spread(plan, None, dbias, x.shape)
+        # what is masked stands in memory as rows already, and is summed as they are
+        rows = None if valid is None else jnp.ones_like(r)
+        offset = _spread(plan, rows, dbias, x.shape)
         shift = offset if shift is None else shift + offset
-    dy = dx * _times(r, scale) + d * slope
+    r, scale = _fence(plan, (r, scale))
+    dy = _times(dx * r, scale) + z * slope
     return zero_masked(dy if shift is None else dy + shift, valid)
+
+
+def _whole_groups(plan: Plan, valid: jax.Array) -> bool:
+    """Tell whether the mask, as it came, has one entry for each group."""
+    axes = plan.over.axes if plan.over.channel_axis is None else (*plan.over.axes, plan.over.channel_axis)
+    return all(valid.shape[axis] == 1 for axis in axes)
 
 
 def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
@@ -109,7 +142,7 @@ def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
 
 
 def _fence(plan: Plan, values: Any) -> Any:
-    return jax.lax.optimization_barrier(values) if plan.fenced else values
+    return values if not jax.tree.leaves(values) else jax.lax.optimization_barrier(values) if plan.fenced else values
 
 
 def _times(stat: Any, scale: Any) -> Any:
@@ -123,7 +156,7 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
 def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
     axes = plan.over.axes
-    if plan.over.channel_axis is not None or not (plan.products and _trailing(axes, v.ndim)):
+    if plan.over.channel_axis is not None or not (plan.products and is_trailing(axes, v.ndim)):
         total = _fence(plan, _sum(v, axes))
         return (total if plan.over.channel_axis is None else _combine(plan, total, tangent)) / n
     ones = jnp.ones([v.shape[axis] for axis in axes], v.dtype)
@@ -148,25 +181,30 @@ def _combine(plan: Plan, v: jax.Array, tangent: bool) -> jax.Array:
     size = v.shape[axis] // groups
     if not (plan.fenced and tangent) or math.prod(v.shape[axis + 1 :]) > 1 or size > 64:
         return sum_groups(v, axis, groups)
-    return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
+    combined: jax.Array = v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)
+    return combined.reshape(v.shape)
 
 
 def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int, ...]) -> Any:
-    """Return stat * parameter, with 1 for a stat of None.
+    """Return stat * parameter, with 1 for what is None.
 
-    Where the first varies along the rows of x and the second along the columns, it is written as an outer product: that
-    transposes to a product of a matrix and a vector, which XLA for CPU does in half the time of a sum.
+    Where the first varies along the rows of x and the second along the columns, it is written as an outer product, or
+    as a product of two: they transpose to products of a matrix and a vector, which XLA for CPU does in half the time of
+    a sum over rows.
     """
+    # in the arithmetic's dtype, so that its gradient is summed in it
+    parameter = None if parameter is None else parameter.astype(plan.dtype)
     axes = plan.over.axes
-    reduced = tuple(shape[axis] for axis in axes)
-    parameter = None if parameter is None else parameter.astype(plan.dtype)  # so that its gradient is summed in it
-    along = parameter is not None and parameter.shape[-len(axes) :] == reduced and parameter.size == math.prod(reduced)
-    if not (plan.fenced and along and _trailing(axes, len(shape))):
+    if stat is None or parameter is None or not (plan.fenced and is_trailing(axes, len(shape))):
         return parameter if stat is None else _times(stat, parameter)
-    rows = math.prod(shape[: axes[0]])
-    column = jnp.ones(rows, parameter.dtype) if stat is None else stat.reshape(rows)
-    return jax.lax.dot_general(column, parameter.reshape(-1), (((), ()), ((), ()))).reshape(shape)
+    columns = parameter.shape[-max(len(axes), parameter.ndim) :]
+    if columns != shape[-len(columns) :]:
+        return stat * parameter
+    if len(columns) == len(axes):
+        return _outer(stat, parameter).reshape(shape)
+    whole = _outer(stat, jnp.ones([shape[axis] for axis in axes], plan.dtype)).reshape(shape)
+    return whole * _outer(jnp.ones(shape[: -len(columns)], plan.dtype), parameter).reshape(shape)
 
 
-def _trailing(axes: tuple[int, ...], ndim: int) -> bool:
-    return bool(axes) and axes == tuple(range(ndim - len(axes), ndim))
+def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(a.reshape(-1), b.reshape(-1), (((), ()), ((), ())))

@@ -1,5 +1,6 @@
 """One call of a norm, from the unit that comes off to the unit that goes on."""
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypedDict
 
@@ -14,6 +15,8 @@ from ._moments import Reduction
 from ._standardize import Affine, Standardization, standardize
 from .errors import DtypeError, OptionError, UnitError
 from .masks import align
+
+_REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 
 
 class NormOptions(TypedDict, total=False):
@@ -75,8 +78,7 @@ def normalize(
     how = Standardization(
         over, units.variance_of(epsilon, reference, name=name), centred, use_fast_variance, masked_output == "normalize"
     )
-    wide = jnp.promote_types(jnp.promote_types(array.dtype, result), jnp.float32)
-    y = standardize(array, valid, how, wide, affine=affine, **learned)
+    y = standardize(array, valid, how, arithmetic_dtype(array.dtype, result), affine=affine, **learned)
     y = y if y.dtype == result else y.astype(result)
     if valid is not None and padding is not None:
         y = jnp.where(valid, y, padding.astype(result))
@@ -111,12 +113,12 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
         If the one asked for is not a real floating dtype, or a parameter is complex.
     """
     arrays = [a for a in arrays if a is not None]
+    known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
+    if dtype is None and len(known) == 1 and known <= _REAL:  # nearly every call
+        return known.pop()
     if any(jnp.issubdtype(a.dtype if hasattr(a, "dtype") else type(a), jnp.complexfloating) for a in arrays):
         raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make them real.")
     if dtype is None:
-        known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
-        if len(known) == 1 and None not in known:
-            return known.pop()
         return jnp.result_type(*arrays) if arrays else None
     try:
         if isinstance(dtype, jax.Array | np.ndarray | np.generic):  # has a dtype, but is none
@@ -127,6 +129,12 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
     return asked
+
+
+@functools.lru_cache(maxsize=64)
+def arithmetic_dtype(given: Any, result: Any) -> Any:
+    """Return the dtype of the arithmetic between an input and a result: float32, or what is wider."""
+    return jnp.promote_types(jnp.promote_types(given, result), jnp.float32)
 
 
 def check_choices(masked_output: Any, use_fast_variance: Any, *, name: str) -> None:

@@ -1,12 +1,13 @@
 """Standardize, scale and shift: which way the arithmetic goes is decided here, and nowhere else."""
 
+import functools
 import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from ._axes import fit_parameter
+from ._axes import fit_parameter, is_trailing, split_channels
 from ._core import Plan, normalized
 from ._moments import Reduction, deviations, rstd, zero_masked
 
@@ -14,9 +15,14 @@ from ._moments import Reduction, deviations, rstd, zero_masked
 SMALL = 65536
 # a longer product with ones, taken one by one, loses digits
 SHORT = 512
+# above this many elements it computes a norm tile by tile, if nothing stands in the way
+LARGE = 2**21
+
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
-_compiled = jax.jit(normalized, static_argnums=0, inline=True)
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _compiled(plan: Plan, constant: float | None, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> jax.Array:
+    return normalized(plan, x, valid, epsilon if constant is None else constant, *parameters)
 
 
 class Affine(Protocol):
@@ -62,10 +68,8 @@ def standardize(
         None if learned.get(key) is None else fit_parameter(learned[key], x.shape, option=key, name=how.over.name)
         for key in ("scale", "bias")
     ]
-    if _local(x, how):
-        y = _compiled(_plan(x, how, dtype), x, valid, how.epsilon, *parameters)
-    else:
-        y = _plain(x.astype(dtype), valid, how, *parameters)
+    way = _fast if _local(x, how) else _plain
+    y = way(x, valid, how, dtype, *parameters)
     return y if affine is None else affine.execute(y).reshape(y.shape)
 
 
@@ -79,16 +83,32 @@ def _local(x: jax.Array, how: Standardization) -> bool:
     return how.over.axis_name is None and not how.keep_padding and not explicit
 
 
-def _plan(x: jax.Array, how: Standardization, dtype: Any) -> Plan:
+def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
+    """Take the fast rule. Channels grouped without other axes are split in two first: then a group is an axis."""
+    over, shape = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups), x.shape
+    split = over.channel_axis is not None and not over.axes
+    if over.channel_axis is not None and not over.axes:
+        channel, groups = over.channel_axis - len(shape), over.num_groups
+        x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
+        over = Reduction((over.channel_axis + 1,))
+    plan = _plan(x.shape, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
+    constant, epsilon = (how.epsilon, None) if isinstance(how.epsilon, float) else (None, how.epsilon)
+    y: jax.Array = _compiled(plan, constant, x, valid, epsilon, scale, bias)
+    return y.reshape(shape) if split else y
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(shape: tuple[int, ...], over: Reduction, centred: bool, fast: bool, dtype: Any, backend: str) -> Plan:
     """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
-    cpu = jax.default_backend() == "cpu"
-    over = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups)
-    products = cpu and x.size <= SMALL and math.prod(x.shape[axis] for axis in over.axes) <= SHORT
-    return Plan(over, how.centred, how.centred and not how.fast_variance, jnp.dtype(dtype), cpu, products)
+    cpu, size = backend == "cpu", math.prod(shape)
+    products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) <= SHORT
+    tiled = cpu and size > LARGE and over.channel_axis is None and is_trailing(over.axes, len(shape))
+    return Plan(over, centred, centred and not fast, jnp.dtype(dtype), cpu, products, tiled)
 
 
-def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, scale: Any, bias: Any) -> jax.Array:
+def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
     """Return the same by the plain differentiable form, which holds on one device and on many."""
+    x = x.astype(dtype)
     if valid is not None:
         # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
         x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)

@@ -25,6 +25,7 @@ def plan(over: Reduction = ROWS, centred: bool = True, compensated: bool = False
         how.get("dtype", jnp.dtype("float32")),
         how.get("fenced", True),
         how.get("products", False),
+        how.get("tiled", False),
     )
 
 

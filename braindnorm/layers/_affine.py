@@ -93,7 +93,7 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
     """
     if weight is None:
         return
-    shape, parameter = units.shape_of(x, name=label(layer)), jax.tree.leaves(weight.value)[0].shape
+    shape, parameter = units.shape_of(x, name=label(layer)), next(iter(weight.value.values())).shape
     for axis in layer.feature_axes:
         right = axis - len(layer.in_size)
         if -right > len(shape) or shape[right] != parameter[right]:

@@ -62,8 +62,9 @@ def shape_of(x: Any, *, name: str) -> tuple[int, ...]:
 
 def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
     """Return mantissa and unit of what should be numbers."""
-    if isinstance(value, jax.Array | float) and not _is_key(value):  # nearly every call, in a tenth of the time
-        return value, UNITLESS
+    inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
+    if isinstance(inside, jax.Array | float) and not _is_key(inside):  # nearly every call, in a tenth of the time
+        return inside, outside
     try:
         if isinstance(value, u.Unit):
             raise TypeError("a unit is no number")
