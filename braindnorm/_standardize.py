@@ -92,7 +92,8 @@ def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: An
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
     plan = _plan(x.shape, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
-    constant, epsilon = (how.epsilon, None) if isinstance(how.epsilon, float) else (None, how.epsilon)
+    number = isinstance(how.epsilon, float | int)
+    constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
     y: jax.Array = _compiled(plan, constant, x, valid, epsilon, scale, bias)
     return y.reshape(shape) if split else y
 

@@ -9,6 +9,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.ext.autosummary import autosummary_table
+
 import braindnorm
 
 project = "braindnorm"
@@ -50,6 +54,8 @@ numpydoc_validation_checks: set[str] = set()
 # Look
 html_theme = "sphinx_book_theme"
 html_title = "braindnorm"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
@@ -70,6 +76,17 @@ def true_signature(app: Any, what: str, name: str, obj: Any, options: Any, signa
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", one_line), returns
 
 
+def drop_citations(app: Any, doctree: nodes.document) -> None:
+    """Leave the citations out of the tables of names, where nothing is cited."""
+    for table in doctree.findall(autosummary_table):
+        for citation in list(table.findall(addnodes.pending_xref)):
+            if citation["reftype"] == "ref" and citation["refdomain"] == "citation":
+                before = citation.parent[citation.parent.index(citation) - 1]
+                before.parent.replace(before, nodes.Text(before.astext().rstrip()))
+                citation.parent.remove(citation)
+
+
 def setup(app: Any) -> None:
     """Register with Sphinx."""
     app.connect("autodoc-process-signature", true_signature)
+    app.connect("doctree-read", drop_citations)

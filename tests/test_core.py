@@ -49,6 +49,18 @@ def test_the_value_is_the_equation(centred: bool, products: bool, fenced: bool, 
     close(y, norm(x, scale=scale, bias=bias))
 
 
+@either_mean
+@pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
+def test_in_tiles_it_is_the_same(centred: bool, compensated: bool) -> None:
+    """The value alone is computed in another order; the value beside a derivative, and the derivative, are not."""
+    at = draw(6, 40), None, jnp.float32(0.1), 1 + draw(40, seed=1), draw(40, seed=2)
+    ways = [plan(centred=centred, compensated=centred and compensated, tiled=tiled) for tiled in (True, False)]
+    tiled, fenced = (normalized(way, *at) for way in ways)
+    close(tiled, fenced, 1e-6)
+    tiled, fenced = (jax.grad(lambda x, way=way: jnp.sum(normalized(way, x, *at[1:]) ** 2))(at[0]) for way in ways)
+    np.testing.assert_array_equal(tiled, fenced)
+
+
 @either_backend
 @pytest.mark.parametrize("axis, shape", [(3, (2, 4, 5, 6)), (1, (2, 6, 4, 5))], ids=["last", "first"])
 def test_groups_of_channels(axis: int, shape: tuple[int, ...], fenced: bool) -> None:

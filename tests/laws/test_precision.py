@@ -1,5 +1,6 @@
 """Law L6: how many digits are right."""
 
+from functools import partial
 from typing import Any
 
 import brainunit as u
@@ -24,7 +25,7 @@ def at_rest(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @either_way
-@pytest.mark.parametrize("shape", [(64, 100), (4, 784), (1, 70000), (300, 256)], ids=str)
+@pytest.mark.parametrize("shape", [(64, 100), (4, 784), (1, 70000), (300, 256), (2100, 1000)], ids=str)
 @pytest.mark.parametrize("kind", CENTRED)
 def test_a_membrane_at_rest(kind: str, shape: tuple[int, ...], fast: bool, record_property: Any) -> None:
     """Small arrays and large ones, which may be summed in different ways."""
@@ -73,6 +74,37 @@ def test_a_membrane_at_rest_over_space_and_channels(fast: bool) -> None:
     first = functional.group_norm(np.moveaxis(x, -1, 1), 4, feature_axis=1, use_fast_variance=fast, epsilon=0)
     want = np.moveaxis(reference.group_norm(x, 4, reduction_axes=(1, 2), epsilon=0), -1, 1)
     assert np.abs(first - want).max() < AT_REST[fast]
+
+
+@either_way
+@pytest.mark.parametrize("far", ["drift", "outlier", "step"])
+def test_statistics_over_time_of_what_begins_elsewhere(far: str, fast: bool) -> None:
+    """The first samples are no guide to the rest: they drift away, or one is an artefact, or the cell depolarizes."""
+    x = at_rest(2, 320, 16).astype(float)
+    x[:, :20] += {"drift": np.linspace(-0.3, 0, 20)[:, None], "step": 30.0, "outlier": 0.0}[far]
+    if far == "outlier":
+        x[:, 3, 5] = 1e4
+    x = x.astype(np.float32)
+    layer = functional.layer_norm(x, reduction_axes=1, use_fast_variance=fast, epsilon=0)
+    assert np.abs(layer - reference.layer_norm(x, 1, epsilon=0)).max() < AT_REST[fast]
+    group = functional.group_norm(x, 4, reduction_axes=1, use_fast_variance=fast, epsilon=0)
+    assert np.abs(group - reference.group_norm(x, 4, reduction_axes=(1,), epsilon=0)).max() < AT_REST[fast]
+
+
+@either_way
+@pytest.mark.parametrize("shape", [(3, 6), (2100, 1000)], ids=str)
+@every_norm
+def test_a_group_of_zeros_without_epsilon(kind: str, shape: tuple[int, ...], fast: bool) -> None:
+    """It is 0, in small arrays and large ones, and so is its gradient; what moves in its neighbour stays finite."""
+    x = draw(*shape)
+    x[0] = 0
+    run = partial(NORMS[kind].function, use_fast_variance=fast, epsilon=0)
+    assert np.all(np.asarray(run(x))[0] == 0)
+    y, pull = jax.vjp(run, jnp.asarray(x))
+    (gx,) = pull(jnp.ones_like(y))
+    assert np.all(y[0] == 0)
+    assert np.all(gx[0] == 0)
+    assert np.all(np.isfinite(gx))
 
 
 @either_way
