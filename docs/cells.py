@@ -33,9 +33,12 @@ def run_block(fence: re.Match[str]) -> str:
 
 
 def contents(text: str) -> str:
-    """Return a hidden table of contents: the pages that the text links to, in its order."""
-    pages = dict.fromkeys(LINK.findall(text))
-    return "\n\n```{toctree}\n:hidden:\n\n" + "\n".join(pages) + "\n```\n"
+    """Return a hidden table of contents: the pages that each section of the text links to, in its order."""
+    tables = ""
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        pages = "\n".join(dict.fromkeys(LINK.findall(section)))
+        tables += f"\n\n```{{toctree}}\n:hidden:\n:caption: {section.splitlines()[0]}\n\n{pages}\n```\n"
+    return tables
 
 
 def make_notebook(app: Any, page: str, source: list[str]) -> None:
