@@ -42,7 +42,7 @@ test-newest: ## run the tests with the newest Python here and the newest release
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
-		--cov=braindnorm.interop --cov-branch --cov-config=/dev/null
+		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 
 fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
 	.venv/bin/python -m tests.fuzz $(ARGS)
