@@ -32,7 +32,12 @@ def norms(rounds: int, quick: bool) -> Iterator[Row]:
 def beside(case: Case, rounds: int) -> Iterator[Row]:
     """Time one case."""
     x, g = data(case)
-    contenders = {"ours": ours(case), "compensated": ours(case, use_fast_variance=False), **jax_peers(case)}
+    contenders = {
+        "ours": ours(case),
+        "compensated": ours(case, use_fast_variance=False),
+        "plain form": ours(case, masked_output="normalize"),  # which leaves the fast rule out
+        **jax_peers(case),
+    }
     values = {name: forward(f, p, x) for name, (f, p) in contenders.items()}
     gradients = {name: forward(both(f), p, x, g) for name, (f, p) in contenders.items()}
     values["torch"], gradients["torch"] = torch_peer(case)
@@ -75,6 +80,13 @@ def eager(rounds: int, quick: bool) -> Iterator[Row]:
         "jitted x + 1": lambda: jax.block_until_ready(add(x)),
     }
     yield "eager layer 64x128", interleaved(calls, rounds)
+    sent: dict[str, Callable[[], object]] = {
+        "ours": lambda: layer(x),
+        "ours, a quantity": lambda: layer(quantity),
+        "brainstate": lambda: theirs(x),
+        "jitted x + 1": lambda: add(x),
+    }
+    yield "eager layer 64x128, not waited for", interleaved(sent, rounds)
 
 
 def growth(rounds: int, quick: bool) -> Iterator[Row]:
@@ -119,6 +131,8 @@ def loop(rounds: int, quick: bool) -> Iterator[Row]:
             calls[name] = lambda run=compiled[name], p=p: jax.block_until_ready(run(p, weight, drive))
         times = interleaved(calls, max(3, rounds // 4))
         yield f"loop {way}, a step", {k: v if k == "rounds kept" else v / steps for k, v in times.items()}
+        added = {k: (times[k] - times["none"]) / steps for k in ("ours", "brainstate")}
+        yield f"loop {way}, added by the norm", added
     yield (
         "loop BPTT, bytes a step",
         {name: c.memory_analysis().temp_size_in_bytes / steps for name, c in compiled.items()},

@@ -1,8 +1,10 @@
 """Show and keep what was measured: a table of ratios, a file of numbers, a plot."""
 
 import json
+import math
 import os
 import platform
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,62 @@ def line(name: str, times: dict[str, float]) -> str:
     mine, unit, factor = times["ours"], *(("kB", 1e-3) if "bytes" in name else ("us", 1e6))
     others = [f"{other} {mine / t:.2f}" for other, t in times.items() if other not in ("ours", "rounds kept") and t]
     return f"{name:46s} {mine * factor:10.0f} {unit}   " + "   ".join(others)
+
+
+def _elements(name: str) -> int:
+    return math.prod(map(int, next(word for word in name.split() if "x" in word).split("x")))
+
+
+def _both(name: str) -> bool:
+    return name.endswith("forward+backward") and name.split()[0] in ("layer", "rms", "group") and "mask" not in name
+
+
+def _forward(name: str) -> bool:
+    return name.endswith(" forward") and name.split()[0] in ("layer", "rms", "group")
+
+
+# What we hold ourselves to: the words, the rows it is about, whose time ours is divided by (the least of them), the
+# most that it may be.
+TARGETS: tuple[tuple[str, Callable[[str], bool], tuple[str, ...], float], ...] = (
+    ("both ways, 0.1 MB and above", lambda n: _both(n) and _elements(n) > 8192, ("brainstate", "flax"), 0.6),
+    ("both ways, 64x128", lambda n: _both(n) and _elements(n) == 8192, ("brainstate", "flax"), 0.8),
+    (
+        "both ways, layer and rms, 8 MB and above",
+        lambda n: _both(n) and _elements(n) >= 2**21 and "group" not in n,
+        ("torch",),
+        1.0,
+    ),
+    ("both ways, layer and rms, 1 MB", lambda n: _both(n) and "256x1024" in n and "group" not in n, ("torch",), 1.5),
+    ("both ways, group", lambda n: _both(n) and "group" in n, ("torch",), 1.2),
+    ("forward", _forward, ("brainstate",), 1.0),
+    ("forward in the loop", lambda n: n == "loop forward, a step", ("brainstate",), 1.0),
+    ("forward, group", lambda n: _forward(n) and "group" in n, ("x + 1",), 2.5),
+    ("both ways, masked", lambda n: "mask" in n, ("ours unmasked",), 1.5),
+    ("both ways, masked", lambda n: "mask" in n, ("brainstate",), 0.4),
+    ("added to a step of BPTT", lambda n: n == "loop BPTT, added by the norm", ("brainstate",), 0.35),
+    ("an eager call", lambda n: n.startswith("eager"), ("brainstate",), 0.35),
+    ("compilation", lambda n: n.startswith("compile"), ("brainstate",), 1.3),
+)
+
+
+def verdicts(rows: Rows) -> Iterator[str]:
+    """Return a line for each target: whether it is met, by every case that it is about, and by which it is missed."""
+    for words, about, others, limit in TARGETS:
+        ratios = {
+            name: row["ours"] / min(row[other] for other in others if other in row)
+            for name, row in rows.items()
+            if about(name) and any(other in row for other in others)
+        }
+        missed = {name: ratio for name, ratio in ratios.items() if ratio > limit}
+        said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in missed.items())
+        verdict = f"missed by {len(missed)} of {len(ratios)}: {said}" if missed else f"met by all {len(ratios)}"
+        yield f"{words}: at most {limit} of {' and '.join(others)}: {verdict}"
+    compensated = {
+        name: row["compensated"] / row["ours"] for name, row in rows.items() if "compensated" in row and _both(name)
+    }
+    missed = {name: ratio for name, ratio in compensated.items() if ratio > 1.4}
+    said = ", ".join(f"{name} {ratio:.2f}" for name, ratio in missed.items())
+    yield f"both ways, compensated: at most 1.4 of the default: missed by {len(missed)} of {len(compensated)}: {said}"
 
 
 def keep(rows: Rows, where: dict[str, Any], label: str) -> None:

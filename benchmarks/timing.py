@@ -21,17 +21,27 @@ def choose_clock(name: str) -> None:
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, budget: float = 2e-3) -> dict[str, float]:
     """Return the median seconds of each call.
 
-    In each round every call is timed once, one after the other (each repeated for about `budget` seconds). Rounds in
-    which any call is far above its median are left out, and the medians are taken again over the rest.
+    In each round every call is timed once, in an order that turns from round to round. Each is repeated for about
+    `budget` seconds, once before the clock starts and once while it runs: so it finds its own caches, and no thread of
+    the call before it still spins. Rounds in which any call is far above its median are left out, and the medians are
+    taken again over the rest.
     """
     for call in calls.values():
         call()  # compiles
     repeats = {name: max(1, math.ceil(budget / _seconds(call, 1))) for name, call in calls.items()}
-    table = [{name: _seconds(call, repeats[name]) for name, call in calls.items()} for _ in range(rounds)]
+    names, table = list(calls), []
+    for _ in range(rounds):
+        names = names[1:] + names[:1]
+        table.append({name: _warm_seconds(calls[name], repeats[name]) for name in names})
     middle = {name: statistics.median(row[name] for row in table) for name in calls}
     calm = [row for row in table if all(row[name] < DISTURBED * middle[name] for name in calls)]
     kept = calm if len(calm) >= 3 else table
     return {name: statistics.median(row[name] for row in kept) for name in calls} | {"rounds kept": len(kept) / rounds}
+
+
+def _warm_seconds(call: Callable[[], object], repeats: int) -> float:
+    _seconds(call, repeats)
+    return _seconds(call, repeats)
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
