@@ -150,7 +150,9 @@ def _times(stat: Any, scale: Any) -> Any:
 
 
 def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
-    return at_least_one(local_count(x.shape, valid, plan.over, plan.dtype))
+    count = local_count(x.shape, valid, plan.over, plan.dtype)
+    # the barrier in there keeps a tangent exactly 0, and would keep an accelerator from making one kernel of it all
+    return at_least_one(count) if plan.fenced or plan.compensated else jnp.maximum(count, 1)
 
 
 def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:

@@ -91,7 +91,7 @@ def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: An
         channel, groups = over.channel_axis - len(shape), over.num_groups
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
-    plan = _plan(x.shape, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
+    plan = _plan(x.shape, x.dtype, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
     y: jax.Array = _compiled(plan, constant, x, valid, epsilon, scale, bias)
@@ -99,11 +99,19 @@ def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: An
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(shape: tuple[int, ...], over: Reduction, centred: bool, fast: bool, dtype: Any, backend: str) -> Plan:
+def _plan(
+    shape: tuple[int, ...], given: Any, over: Reduction, centred: bool, fast: bool, dtype: Any, backend: str
+) -> Plan:
     """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
     cpu, size = backend == "cpu", math.prod(shape)
     products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) <= SHORT
-    tiled = cpu and size > LARGE and over.channel_axis is None and is_trailing(over.axes, len(shape))
+    tiled = (
+        cpu
+        and size > LARGE
+        and (centred or given != dtype)
+        and over.channel_axis is None
+        and is_trailing(over.axes, len(shape))
+    )
     return Plan(over, centred, centred and not fast, jnp.dtype(dtype), cpu, products, tiled)
 
 
