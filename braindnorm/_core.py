@@ -60,7 +60,8 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 
 def _value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
-    y = _times(zero_masked(_deviation(x.astype(plan.dtype), centre), valid) * r, scale)
+    d = zero_masked(_deviation(x.astype(plan.dtype), centre), valid)
+    y = d * _times(r, scale) if plan.fenced else _times(d * r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 
@@ -106,14 +107,14 @@ def _tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     x, valid, centre, r, scale = kept
     dx, deps, dscale, dbias = tangents
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
-    # one deviation for each product it stands in, behind fences of their own: shared, it would be kept in memory
-    centre = _fence(plan, centre)
-    z, again = (zero_masked(_deviation(x, parts), valid) * r for parts in (centre, _fence(plan, centre)))
+    # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
+    own = _fence(plan, (centre, r))
+    z, again = (zero_masked(_deviation(x, parts), valid) * each for parts, each in (own, _fence(plan, own)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
         # centred before anything else, so that what is constant leaves no rounding behind
-        dx, t1 = dx - t1, None
+        dx, t1 = _fence(plan, dx - t1), None
     t2 = r * _mean(plan, dx * again, n, tangent=True) + 0.5 * (r * r * deps)
     slope = _spread(plan, -t2, scale, x.shape)
     if dscale is not None:
