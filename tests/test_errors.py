@@ -188,6 +188,12 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         ["RMSNorm 'drive'", "unit=mA", "in mV", "converts to mA", "unit=mV"],
     ),
     "unit for unitless": (lambda: norm(Q, unit=u.UNITLESS), errors.UnitError, ["mV", "another dimension"]),
+    "compound unit": (
+        lambda: LayerNorm(4, unit=u.mV / u.ms)(jnp.ones(4)),
+        errors.UnitError,
+        ["x * (brainunit.mV / brainunit.ms)"],
+    ),
+    "power of a unit": (lambda: LayerNorm(4, unit=u.mV**2)(jnp.ones(4)), errors.UnitError, ["x * brainunit.mV**2)"]),
     "unit of words": (lambda: LayerNorm(4, unit="mV"), errors.UnitError, ["unit must be", "'mV'", "brainunit.mV"]),
     "unit as quantity": (lambda: norm(Q, unit=1.0 * u.mV), errors.UnitError, ["unit must be", "Quantity"]),
     "out_unit of words": (lambda: LayerNorm(4, out_unit="mV"), errors.UnitError, ["out_unit must be", "'mV'"]),

@@ -7,6 +7,7 @@ import brainstate
 from brainstate import nn
 
 from .._optional import package
+from ..errors import OptionError
 from ..layers import GroupNorm, LayerNorm, RMSNorm
 from ._common import KINDS, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
 from ._shapes import check_channels_last
@@ -122,11 +123,15 @@ def register_converters(*frameworks: str) -> None:
 
     Raises
     ------
+    OptionError
+        If it is none of the three.
     PackageError
         If one of them is not installed.
     """
     interop = brainstate.interop
-    for framework in frameworks or ("nnx", "linen", "equinox"):
+    for framework in frameworks or _CONVERTERS:
+        if framework not in _CONVERTERS:
+            raise OptionError(f"register_converters takes 'nnx', 'linen' and 'equinox'; got {framework!r}.")
         home, build, export = _CONVERTERS[framework]
         foreign = package(home, call="register_converters")
         interop.supported_layers(framework)  # brainstate registers its own layers now, and not later over ours

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,7 +119,7 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     if is_unitless(arrived) and not is_unitless(unit):
         raise UnitError(
             f"{name} is declared with unit={unit}, but got a plain array without a unit. Attach it"
-            f" (x * brainunit.{unit}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
+            f" (x * {_spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
             " the norm sees it; write norm(x)."
         )
     if not arrived.has_same_dim(unit):
@@ -127,6 +128,15 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
             f" Pass a quantity that converts to {unit}, or build the norm with unit={arrived}."
         )
     return (mantissa if arrived == unit else convert(_at_least_float32(mantissa), arrived, unit)), unit
+
+
+def _spell(unit: u.Unit) -> str:
+    """Return a unit as a program writes it, ``(brainunit.mV / brainunit.ms)``."""
+    names = re.findall("[A-Za-z]+", str(unit))
+    if not all(hasattr(u, name) for name in names):
+        return f"the unit {unit}"
+    spelled = re.sub("[A-Za-z]+", lambda name: f"brainunit.{name[0]}", str(unit)).replace("^", "**")
+    return spelled if len(names) == 1 else f"({spelled})"
 
 
 def _at_least_float32(mantissa: Any) -> Any:

@@ -87,9 +87,10 @@ def test_a_layer_with_units_learns_the_same():
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
-def test_elsewhere_it_is_a_norm_param():
+@pytest.mark.parametrize("options", [{}, {"use_scale": False}, {"use_bias": False}], ids=str)
+def test_elsewhere_it_is_a_norm_param(options):
     x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
-    layers = [LayerNorm(8, param_type=kind, bias_init=0.5) for kind in (NormParam, ETraceNormParam)]
+    layers = [LayerNorm(8, param_type=kind, bias_init=0.5, **options) for kind in (NormParam, ETraceNormParam)]
     np.testing.assert_allclose(layers[0](x), layers[1](x), rtol=1e-6, atol=1e-6)
     found = [
         brainstate.transform.grad(lambda f=layer: (f(x) ** 3).sum(), layer.states(brainstate.ParamState))()

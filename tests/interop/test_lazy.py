@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import brainstate
 import pytest
 
 import braindnorm
-from braindnorm import LayerNorm, interop
-from braindnorm.errors import NormError, PackageError
+from braindnorm import LayerNorm, inspect, interop, replace
+from braindnorm.errors import NormError, OptionError, PackageError
 
 PACKAGES = ["brainpy", "equinox", "flax", "torch"]
 
@@ -36,6 +37,22 @@ def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatc
     assert issubclass(PackageError, ImportError)
 
 
+@pytest.mark.parametrize(("framework", "home"), [("nnx", "flax"), ("linen", "flax"), ("equinox", "equinox")])
+def test_a_missing_package_is_named_before_anything_is_registered(
+    framework: str, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, home, None)
+    before = brainstate.interop.supported_layers(framework)
+    with pytest.raises(PackageError, match=f"register_converters needs the package {home}"):
+        interop.register_converters(framework)
+    assert brainstate.interop.supported_layers(framework) == before
+
+
+def test_a_framework_that_brainstate_does_not_convert_is_refused() -> None:
+    with pytest.raises(OptionError, match="register_converters takes 'nnx', 'linen' and 'equinox'; got 'torch'"):
+        interop.register_converters("torch")
+
+
 def test_what_an_installed_package_itself_misses_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("import a_module_that_is_nowhere")
     monkeypatch.syspath_prepend(tmp_path)
@@ -59,5 +76,7 @@ def test_the_package_imports_its_rarer_parts_when_asked() -> None:
         "assert braindnorm.inspect.check and braindnorm.replace_norms"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+    rarer = {name: braindnorm.__getattr__(name) for name in ("inspect", "replace_norms")}
+    assert rarer == {"inspect": inspect, "replace_norms": replace.replace_norms}
     with pytest.raises(AttributeError, match="no attribute 'replace_norm'"):
         _ = braindnorm.replace_norm

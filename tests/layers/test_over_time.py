@@ -168,6 +168,13 @@ def test_a_memory_must_be_made_first() -> None:
         OverTime(LayerNorm(4))(X[0])
 
 
+def test_a_reset_makes_the_memory_where_there_is_none() -> None:
+    layer, whole = OverTime(LayerNorm(4)), made()
+    layer.reset_state(3)
+    assert bits(layer) == bits(whole)
+    assert np.array_equal(layer(X[0]), whole(X[0]))
+
+
 def test_a_memory_of_another_size() -> None:
     with pytest.raises(AxisError, match=r"step are of shape \(2, 1\), but the memory is of shape \(3, 1\)"):
         made()(X[0, :2])

@@ -112,6 +112,13 @@ def test_the_careful_variance_is_chosen() -> None:
         np.testing.assert_allclose(actual, truth, atol=2e-3)
 
 
+def test_groups_without_weights_tell_their_size() -> None:
+    module, x = nnx_norm("GroupNorm", 6, {"num_groups": 3, "use_scale": False, "use_bias": False}), normal((5, 4, 6))
+    layer = from_flax(module)
+    assert (layer.in_size, layer.num_groups) == ((6,), 3)
+    close(layer(x), module(x))
+
+
 def test_devices_go_along() -> None:
     layer, x = LayerNorm(8, axis_name="device"), normal((4, 8))
     expected = brainstate.transform.vmap(layer, axis_name="device")(x)
