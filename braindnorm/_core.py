@@ -143,7 +143,7 @@ def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
 
 
 def _fence(plan: Plan, values: Any) -> Any:
-    return values if not jax.tree.leaves(values) else jax.lax.optimization_barrier(values) if plan.fenced else values
+    return jax.lax.optimization_barrier(values) if plan.fenced and jax.tree.leaves(values) else values
 
 
 def _times(stat: Any, scale: Any) -> Any:
