@@ -162,9 +162,10 @@ def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     if plan.over.channel_axis is not None or not (plan.products and is_trailing(axes, v.ndim)):
         total = _fence(plan, _sum(v, axes))
         return (total if plan.over.channel_axis is None else _combine(plan, total, tangent)) / n
-    ones = jnp.ones([v.shape[axis] for axis in axes], v.dtype)
-    total = jax.lax.dot_general(v, ones, ((axes, range(len(axes))), ((), ())))
-    return jnp.expand_dims(total, axes) / n
+    kept = v.shape[: axes[0]]
+    size = math.prod(v.shape[axes[0] :])
+    total = v.reshape(math.prod(kept), size) @ jnp.ones(size, v.dtype)
+    return total.reshape(*kept, *[1] * len(axes)) / n
 
 
 def _sum(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:

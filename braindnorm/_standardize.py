@@ -13,8 +13,8 @@ from ._moments import Reduction, deviations, rstd, zero_masked
 
 # XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
 SMALL = 65536
-# a longer product with ones, taken one by one, loses digits
-SHORT = 512
+# of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
+PRODUCTS = frozenset([*range(33), *range(100, 513)])
 # above this many elements it computes a norm tile by tile, if nothing stands in the way
 LARGE = 2**21
 
@@ -104,7 +104,7 @@ def _plan(
 ) -> Plan:
     """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
     cpu, size = backend == "cpu", math.prod(shape)
-    products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) <= SHORT
+    products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) in PRODUCTS
     tiled = (
         cpu
         and size > LARGE

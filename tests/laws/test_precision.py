@@ -35,6 +35,14 @@ def test_a_membrane_at_rest(kind: str, shape: tuple[int, ...], fast: bool, recor
     assert error.max() < AT_REST[fast]
 
 
+@pytest.mark.parametrize("size", [8, 10, 20, 32, 33, 40, 64, 80, 96, 99, 100, 128, 200, 300, 400, 512, 600])
+def test_a_membrane_at_rest_within_a_program(size: int) -> None:
+    """XLA may take what makes the numbers into the sums, and then sums them in another way."""
+    x = at_rest(64, size)
+    y = jax.jit(lambda v: functional.layer_norm(-v, epsilon=0))(-x)
+    assert np.abs(y - reference.layer_norm(x, epsilon=0)).max() < AT_REST[True]
+
+
 @either_way
 @pytest.mark.parametrize("kind", CENTRED)
 def test_a_membrane_at_rest_under_a_mask_and_jit(kind: str, fast: bool, record_property: Any) -> None:
@@ -86,9 +94,12 @@ def test_statistics_over_time_of_what_begins_elsewhere(far: str, fast: bool) -> 
         x[:, 3, 5] = 1e4
     x = x.astype(np.float32)
     layer = functional.layer_norm(x, reduction_axes=1, use_fast_variance=fast, epsilon=0)
-    assert np.abs(layer - reference.layer_norm(x, 1, epsilon=0)).max() < AT_REST[fast]
     group = functional.group_norm(x, 4, reduction_axes=1, use_fast_variance=fast, epsilon=0)
-    assert np.abs(group - reference.group_norm(x, 4, reduction_axes=(1,), epsilon=0)).max() < AT_REST[fast]
+    for y, want in (
+        (layer, reference.layer_norm(x, 1, epsilon=0)),
+        (group, reference.group_norm(x, 4, reduction_axes=(1,), epsilon=0)),
+    ):  # of the outlier itself as many digits are right, and it is far from 0
+        assert np.all(np.abs(y - want) < AT_REST[fast] * np.maximum(1, np.abs(want)))
 
 
 @either_way
