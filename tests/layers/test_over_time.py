@@ -238,3 +238,9 @@ def test_resets_and_axes_that_do_not_fit() -> None:
         made(time_axis=5).sequence(X)
     with pytest.raises(OptionError, match="is not one of the num_steps=5 steps"):
         made(LayerNorm(4, num_steps=5)).sequence(X)
+
+
+def test_before_the_first_valid_step_z_is_zero() -> None:
+    """What is masked is normalized too, and there is nothing yet to normalize it with."""
+    layer = made(LayerNorm(4, masked_output="normalize"))
+    assert not np.asarray(layer(X[0], mask=False)).any()
