@@ -42,7 +42,7 @@ def divisive_norm(
     dtype: Any = None,
     name: str = "divisive_norm",
 ) -> Any:
-    r"""Divisive normalization, the canonical neural computation of [1]_.
+    r"""Divisive normalization [1]_, a canonical neural computation.
 
     .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}, \quad
        \operatorname{pool}_j D_j^n = \tfrac1N \sum_j D_j^n, \; \sum_j D_j^n \; \text{or} \; \sum_j w_{ij} D_j^n

@@ -32,8 +32,9 @@ use_fast_variance : bool
 dtype : dtype, optional
     The dtype of the result. None promotes the input with scale and bias; integers and booleans become float. Statistics
     are at least float32.
-affine : callable, optional
-    Applied to z instead of scale and bias: a layer's ``param.execute``.
+affine : ParamState, optional
+    What applies scale and bias in their place: an object whose ``execute(z)`` returns the result, of the size of z, and
+    whose ``value`` holds the parameters (the result's dtype is promoted with theirs).
 name : str
     What errors call the norm.
 
