@@ -13,7 +13,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,10 @@ test-newest: ## run the tests with the newest Python here and the newest release
 	$(NEWEST_PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
+
+test-kernels: .venv/.stamp-test ## run the tests with the C++ kernels in use, for arrays of any size (needs g++ or clang++)
+	.venv/bin/python $(PYTEST) --kernels --ignore-glob='*/test_device_*' --ignore=tests/cpu_kernels \
+		--ignore=tests/test_documents.py
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \

@@ -5,7 +5,7 @@ __version__ = "0.1.0"
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import errors, functional, masks
+from . import cpu_kernels, errors, functional, masks
 from ._step_mask import step_mask
 from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, OverTime, RMSNorm
 
@@ -21,6 +21,7 @@ __all__ = [
     "OverTime",
     "RMSNorm",
     "__version__",
+    "cpu_kernels",
     "errors",
     "functional",
     "inspect",

@@ -46,26 +46,27 @@ def normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: A
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
     if plan.tiled and valid is None:
         plan = plan._replace(fenced=False)
-    return _value(plan, x, valid, scale, bias, *_statistics(plan, x, valid, epsilon))
+    return value(plan, x, valid, scale, bias, *statistics(plan, x, valid, epsilon))
 
 
 @normalized.defjvp
 def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     x, valid, epsilon, scale, bias = primals
-    centre, r = _statistics(plan, x, valid, epsilon)
-    y = _value(plan, x, valid, scale, bias, centre, r)
+    centre, r = statistics(plan, x, valid, epsilon)
+    y = value(plan, x, valid, scale, bias, centre, r)
     dx, _, *others = tangents
-    return y, _tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    return y, tangent(plan, (x, valid, centre, r, scale), (dx, *others))
 
 
-def _value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
+def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
+    """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
     d = zero_masked(_deviation(x.astype(plan.dtype), centre), valid)
     y = d * _times(r, scale) if plan.fenced else _times(d * r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 
-def _statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
+def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
     """Return the parts of the mean, and r, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     n = _count(plan, x, valid)
@@ -102,7 +103,7 @@ def _pilot(plan: Plan, x: jax.Array) -> Any:
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
+def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     """Return the tangent of y. The saved x may be half precision; the fence makes z here another one than in y."""
     x, valid, centre, r, scale = kept
     dx, deps, dscale, dbias = tangents

@@ -2,11 +2,13 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from . import cpu_kernels
 from ._axes import fit_parameter, is_trailing, split_channels
 from ._core import Plan, normalized
 from ._moments import Reduction, deviations, rstd, zero_masked
@@ -20,9 +22,17 @@ LARGE = 2**21
 
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _compiled(plan: Plan, constant: float | None, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> jax.Array:
-    return normalized(plan, x, valid, epsilon if constant is None else constant, *parameters)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _compiled(
+    rule: Callable[..., jax.Array],
+    plan: Plan,
+    constant: float | None,
+    x: Any,
+    valid: Any,
+    epsilon: Any,
+    *parameters: Any,
+) -> jax.Array:
+    return rule(plan, x, valid, epsilon if constant is None else constant, *parameters)
 
 
 class Affine(Protocol):
@@ -94,7 +104,8 @@ def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: An
     plan = _plan(x.shape, x.dtype, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
-    y: jax.Array = _compiled(plan, constant, x, valid, epsilon, scale, bias)
+    rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or normalized
+    y: jax.Array = _compiled(rule, plan, constant, x, valid, epsilon, scale, bias)
     return y.reshape(shape) if split else y
 
 

@@ -59,7 +59,8 @@ def _build(dist: Path) -> tuple[Path, Path]:
     (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
     _run(sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel))
     files = set(zipfile.ZipFile(wheel).namelist())
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "braindnorm").rglob("*.py")} | {"braindnorm/py.typed"}
+    inside = [path for path in (ROOT / "braindnorm").rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    sources = {str(path.relative_to(ROOT)) for path in inside} | {"braindnorm/py.typed"}
     assert sources <= files, sources - files
     others = {file for file in files - sources if ".dist-info/" not in file}
     assert not others, others

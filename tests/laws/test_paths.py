@@ -1,6 +1,7 @@
-"""The two ways through the equation: the fast rule and the plain form agree, and both keep the laws."""
+"""The ways through the equation: the fast rule, that with kernels and the plain form agree, and all keep the laws."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from braindnorm import _standardize
 from braindnorm._moments import Reduction
 from braindnorm._standardize import Standardization, standardize
 from tests import reference
+from tests.kernels import kernels, needs_compiler
 
 KINDS: dict[str, Any] = {
     "layer": (Reduction((1,)), True),
@@ -19,16 +21,17 @@ KINDS: dict[str, Any] = {
     "group": (Reduction((), 1, 4), True),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_way = pytest.mark.parametrize("way", ["fast", "plain"])
+every_way = pytest.mark.parametrize("way", ["fast", "plain", pytest.param("kernels", marks=needs_compiler)])
 either_mean = pytest.mark.parametrize("fast_variance", [True, False], ids=["default", "compensated"])
 Norm = Callable[..., jax.Array]
 
 
 @pytest.fixture
-def take(way: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def take(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Send every call one way."""
-    monkeypatch.setattr(_standardize, "_local", lambda x, how: way == "fast")
-    return way
+    monkeypatch.setattr(_standardize, "_local", lambda x, how: way != "plain")
+    with kernels() if way == "kernels" else nullcontext():
+        yield way
 
 
 def norm(kind: str, fast_variance: bool = True, epsilon: Any = 1e-6) -> Norm:

@@ -1,0 +1,130 @@
+"""The fast rule of ``braindnorm._core`` with kernels in it: the value, and the gradient of a cotangent."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import ad
+
+from .. import _core
+from .._core import Plan
+from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
+from ._with_kernel import WithKernel
+
+
+def normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+    """Return y, in the arithmetic dtype; 0 where it is not valid."""
+    view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
+    scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
+    return _normalized(plan, x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias)
+
+
+def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
+    """Return a parameter with an entry for each channel of each group."""
+    if parameter is None:
+        return jnp.full(view.parameter, absent, dtype)
+    spare = max(parameter.ndim - len(view.parameter), 0)
+    return jnp.broadcast_to(parameter.reshape(parameter.shape[spare:]).astype(dtype), view.parameter)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+    return _value(plan, (x, valid), (epsilon, scale, bias))[0]
+
+
+@functools.partial(_normalized.defjvp, symbolic_zeros=True)
+def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    x, valid, epsilon, scale, bias = primals
+    y, r, *centre = _value(plan, (x, valid), (epsilon, scale, bias))
+    dx, _, *others = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+    dx = jnp.zeros_like(x) if dx is None else dx
+    return y, _tangent(plan, (x, valid, r, tuple(centre), dx), (scale, *others))[0]
+
+
+def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    (x, valid), (epsilon, scale, bias) = rows, shared
+    plan = plan._replace(tiled=False)
+    centre, r = _core.statistics(plan, x, valid, epsilon)
+    y = _core.value(plan, x, valid, scale, bias, centre, r)
+    return y, r, *centre, *[jnp.zeros_like(r)] * (2 * plan.centred - len(centre))
+
+
+def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    (x, valid), (epsilon, scale, bias) = rows, shared
+    view = _seen(plan, x.shape, (scale.shape,))
+    if not is_worth_it(view, x.shape):
+        return _plain_value(plan, rows, shared)
+    statistic = jax.ShapeDtypeStruct((view.batch * view.groups,), plan.dtype)
+    call = jax.ffi.ffi_call("braindnorm_forward", (jax.ShapeDtypeStruct(x.shape, plan.dtype), *[statistic] * 3))
+    y, mean, rest, r = call(
+        x, mask_of(view, plan.over, x.shape, valid), epsilon, scale, bias, centred=plan.centred, **view.attributes
+    )
+    centre = (mean, rest) if plan.centred else ()
+    return y, *(spread_statistic(view, plan.over, x.shape, v) for v in (r, *centre))
+
+
+def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    (x, valid, r, centre, dx), (scale, deps, dscale, dbias) = rows, shared
+    deps = jnp.zeros((), plan.dtype) if deps is None else deps
+    return (_core.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
+
+
+def _plain_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    (*kept, g), (scale,) = rows, shared
+
+    def along(dx: jax.Array, dscale: jax.Array, dbias: jax.Array) -> jax.Array:
+        return _plain_tangent(plan, (*kept, dx), (scale, None, dscale, dbias))[0]
+
+    return tuple(jax.linear_transpose(along, kept[0], scale, scale)(g))
+
+
+def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    (x, valid, r, centre, g), (scale,) = rows, shared
+    view = _seen(plan, x.shape, (scale.shape,))
+    if not is_worth_it(view, x.shape):
+        return _plain_gradient(plan, rows, shared)
+    statistics = [gather_statistic(view, plan.over, v) for v in (*(centre or (jnp.zeros_like(r),) * 2), r)]
+    results = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (x, scale, scale)]
+    call = jax.ffi.ffi_call("braindnorm_backward", results)
+    return tuple(
+        call(
+            x, mask_of(view, plan.over, x.shape, valid), g, scale, *statistics, centred=plan.centred, **view.attributes
+        )
+    )
+
+
+def _fold(plan: Plan) -> Plan:
+    """Return the plan for arrays with one more leading axis."""
+    over = plan.over
+    channel = None if over.channel_axis is None else over.channel_axis + 1
+    return plan._replace(over=over._replace(axes=tuple(axis + 1 for axis in over.axes), channel_axis=channel))
+
+
+def _seen(plan: Plan, shape: tuple[int, ...], parameters: tuple[tuple[int, ...], ...]) -> View:
+    view = view_of(plan.over, shape, parameters)
+    assert view is not None, "the kernels were asked for what they cannot do"
+    return view
+
+
+def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
+    """Transpose the tangent by the kernel, unless the cotangent of epsilon is asked for."""
+    (*kept, _), (scale, deps, *parameters) = rows, shared
+    if ad.is_undefined_primal(deps):
+        return None
+    asked = [ad.is_undefined_primal(parameter) for parameter in parameters]
+    dx, *gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
+    found = [gradients[i] if wanted else None for i, wanted in enumerate(asked)]
+    return (*[jax.tree.map(lambda _: None, part) for part in kept], dx), (None, None, *found)
+
+
+_value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
+_tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
+_gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)
+_gradient_of_x = WithKernel(
+    "braindnorm_gradient_of_x",
+    lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[:1],
+    lambda plan, rows, shared: _kernel_gradient(plan, rows, shared)[:1],
+    fold=_fold,
+)

@@ -1,0 +1,104 @@
+"""How the kernels see an array: batch, space, groups, channels, tail."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._axes import is_trailing
+from .._moments import Reduction
+
+# XLA is as fast where a row has fewer elements, where all rows have no more than so many together, and where the batch
+# is shorter: its elements are the tasks that the processors share.
+SHORT, SMALL, FEW = 16, 65536, 4
+
+
+class View(NamedTuple):
+    """An array as [batch][space][groups][channels][tail], one of space and tail being 1.
+
+    Statistics run over space, channels and tail. There is one scale and one bias for each channel of each group, in
+    arrays of shape `parameter`.
+    """
+
+    batch: int
+    space: int
+    groups: int
+    channels: int
+    tail: int
+    parameter: tuple[int, ...]
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """The lengths by name, as the kernels are given them."""
+        return {key: value for key, value in self._asdict().items() if key != "parameter"}
+
+
+@functools.lru_cache(maxsize=1024)
+def view_of(over: Reduction, shape: tuple[int, ...], parameters: tuple[tuple[int, ...], ...]) -> View | None:
+    """Return how the kernels see an array of this shape with parameters of these; None if they cannot."""
+    view = _rows(over, shape, parameters) if over.channel_axis is None else _channels(over, shape, parameters)
+    if view is None or math.prod(shape) == 0 or view.space * view.channels * view.tail < SHORT:
+        return None
+    return view
+
+
+def is_worth_it(view: View, shape: Sequence[int]) -> bool:
+    """Tell whether a kernel is faster than XLA; asked when all axes that ``vmap`` adds are there."""
+    return math.prod(shape) > SMALL and view.batch >= FEW
+
+
+def _rows(over: Reduction, shape: tuple[int, ...], parameters: Sequence[tuple[int, ...]]) -> View | None:
+    """Rows of trailing axes; parameters may differ along the axes just before them, which are the groups then."""
+    if not is_trailing(over.axes, len(shape)) or not over.axes:
+        return None
+    ndim = max(len(_without_ones(p)) for p in parameters) if parameters else 0
+    first = len(shape) - max(ndim, len(over.axes))
+    row = len(shape) - len(over.axes)
+    lengths = [math.prod(part) for part in (shape[:first], shape[first:row], shape[row:])]
+    return View(lengths[0], 1, lengths[1], lengths[2], 1, shape[first:])
+
+
+def _channels(over: Reduction, shape: tuple[int, ...], parameters: Sequence[tuple[int, ...]]) -> View | None:
+    """Channels in groups, which come last, or before all of the space."""
+    channel = over.channel_axis or 0
+    after = shape[channel + 1 :]
+    parameter = (shape[channel], *[1] * len(after))
+    if any(len(_without_ones(p)) > len(parameter) or set(p[len(p) - len(after) :]) - {1} for p in parameters):
+        return None
+    channels = shape[channel] // over.num_groups
+    if over.axes == tuple(range(channel + 1, len(shape))):
+        return View(math.prod(shape[:channel]), 1, over.num_groups, channels, math.prod(after), parameter)
+    if over.axes == tuple(range(over.axes[0], channel)) and not after:
+        space = math.prod(shape[over.axes[0] : channel])
+        return View(math.prod(shape[: over.axes[0]]), space, over.num_groups, channels, 1, parameter)
+    return None
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[next((axis for axis, n in enumerate(shape) if n != 1), len(shape)) :]
+
+
+def spread_statistic(view: View, over: Reduction, shape: tuple[int, ...], v: jax.Array) -> jax.Array:
+    """Return a statistic, of which the kernels have one a group, along x with its reduced axes kept."""
+    kept = [1 if axis in over.axes else n for axis, n in enumerate(shape)]
+    return (v if over.channel_axis is None else jnp.repeat(v, view.channels)).reshape(kept)
+
+
+def gather_statistic(view: View, over: Reduction, v: Any) -> jax.Array:
+    """Return it as the kernels have it."""
+    flat: jax.Array = v.reshape(-1)
+    return flat if over.channel_axis is None else jax.lax.slice_in_dim(flat, 0, None, view.channels)
+
+
+def mask_of(view: View, over: Reduction, shape: tuple[int, ...], valid: Any) -> jax.Array:
+    """Return a mask as the kernels read it: an entry for each row if it holds for whole rows, else for each element."""
+    if valid is None:
+        return jnp.zeros(0, bool)
+    reduced = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
+    if view.space > 1 or any(valid.shape[axis] > 1 for axis in reduced):
+        return jnp.broadcast_to(valid, shape)
+    rows = jnp.broadcast_to(valid, [1 if axis in reduced else n for axis, n in enumerate(shape)]).reshape(-1)
+    return rows if over.channel_axis is None else jnp.repeat(rows, view.groups)

@@ -1,0 +1,117 @@
+"""A function of plain JAX that has a kernel: the kernel's value, and the derivatives of the plain function.
+
+The rules that a primitive needs are registered with the public tables of ``jax.interpreters``. None of them is a
+derivative written by hand: they differentiate, transpose and map the plain function.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Function = Callable[[Any, Any, Any], tuple[jax.Array, ...]]
+
+
+class WithKernel:
+    """A function ``f(how, rows, shared)`` that runs a kernel on a CPU.
+
+    Parameters
+    ----------
+    name : str
+        What a jaxpr calls it.
+    plain, kernel : callable
+        The same function twice. `how` is static; `rows` and `shared` are trees of arrays; it returns a tuple of arrays.
+        Without a kernel only its transpose has one.
+    transposed : callable, optional
+        ``transposed(how, rows, shared, cotangents)`` returns the cotangents of rows and shared, with None for what is
+        not linear; or None, if the plain function should be transposed.
+    fold : callable, optional
+        Returns `how` for `rows` with one more leading axis, along which the results are those of each. Without it, or
+        where what is shared is mapped too, ``vmap`` maps the plain function.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plain: Function,
+        kernel: Function | None = None,
+        *,
+        transposed: Callable[..., Any] | None = None,
+        fold: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._plain, self._kernel = plain, plain if kernel is None else kernel
+        self._transposed, self._fold = transposed, fold
+        self._primitive = Primitive(name)
+        self._primitive.multiple_results = True
+        self._primitive.def_impl(lambda *leaves, how, tree: self._compiled(how, tree)(*leaves))
+        self._primitive.def_abstract_eval(self._abstract)
+        ad.primitive_jvps[self._primitive] = self._jvp
+        ad.primitive_transposes[self._primitive] = self._transpose
+        batching.primitive_batchers[self._primitive] = self._batch
+        for function, platform in ((self._plain, None), (self._kernel, "cpu")):
+            mlir.register_lowering(
+                self._primitive, mlir.lower_fun(_of_leaves(function), multiple_results=True), platform=platform
+            )
+
+    def __call__(self, how: Any, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+        leaves, tree = jax.tree.flatten((rows, shared))
+        return tuple(self._primitive.bind(*leaves, how=how, tree=tree))
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 (functions of a module live as long as it)
+    def _compiled(self, how: Any, tree: Any) -> Callable[..., Sequence[jax.Array]]:
+        return jax.jit(functools.partial(self._primitive.bind, how=how, tree=tree))
+
+    def _abstract(self, *leaves: Any, **static: Any) -> list[Any]:
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        found = jax.eval_shape(functools.partial(_of_leaves(self._kernel), **static), *shapes)
+        return [jax.core.ShapedArray(v.shape, v.dtype) for v in found]
+
+    def _jvp(self, primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+        moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+        f = functools.partial(_of_some(self._plain, primals, moving), **static)
+        return jax.jvp(f, [primals[i] for i in moving], [tangents[i] for i in moving])
+
+    def _transpose(self, cotangents: Sequence[Any], *leaves: Any, how: Any, tree: Any) -> list[Any]:
+        cotangents = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+        found = None if self._transposed is None else self._transposed(how, *tree.unflatten(leaves), cotangents)
+        if found is not None:
+            return list(tree.flatten_up_to(found))
+        linear = [i for i, leaf in enumerate(leaves) if ad.is_undefined_primal(leaf)]
+        f = functools.partial(_of_some(self._plain, leaves, linear), how=how, tree=tree)
+        pulled = jax.linear_transpose(f, *[leaves[i].aval for i in linear])(cotangents)
+        return _replaced([None] * len(leaves), linear, pulled)
+
+    def _batch(self, leaves: Sequence[Any], dims: Sequence[Any], *, how: Any, tree: Any) -> Any:
+        rows = tree.children()[0].num_leaves
+        if self._fold is None or any(dim is not None for dim in dims[rows:]):
+            f = functools.partial(_of_leaves(self._plain), how=how, tree=tree)
+            results = jax.vmap(f, tuple(dims))(*leaves)
+            return results, [0] * len(results)
+        size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
+        moved = [
+            jnp.broadcast_to(leaf, (size, *leaf.shape)) if dim is None else jnp.moveaxis(leaf, dim, 0)
+            for leaf, dim in zip(leaves[:rows], dims[:rows], strict=True)
+        ]
+        results = self._primitive.bind(*moved, *leaves[rows:], how=self._fold(how), tree=tree)
+        return results, [0] * len(results)
+
+
+def _of_leaves(function: Function) -> Callable[..., list[jax.Array]]:
+    """Return it as a function of the leaves of `rows` and `shared`."""
+    return lambda *leaves, how, tree: list(function(how, *tree.unflatten(leaves)))
+
+
+def _of_some(function: Function, leaves: Sequence[Any], at: Sequence[int]) -> Callable[..., list[jax.Array]]:
+    """Return it as a function of the leaves at some places, with the others held."""
+    return lambda *some, **static: _of_leaves(function)(*_replaced(leaves, at, some), **static)
+
+
+def _replaced(values: Sequence[Any], at: Sequence[int], by: Sequence[Any]) -> list[Any]:
+    whole = list(values)
+    for i, value in zip(at, by, strict=True):
+        whole[i] = value
+    return whole

@@ -1,0 +1,176 @@
+// Layer, RMS and group norm for XLA on a CPU: the value, and the gradient of a cotangent.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "rows.h"
+#include "slabs.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace braindnorm {
+namespace {
+
+// Runs `run(chunk)` for each chunk, here and on XLA's own threads. It waits for no task that has not begun, so threads
+// that are busy elsewhere delay nothing.
+template <class Run>
+void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
+  struct State {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto state = std::make_shared<State>();
+  const Run *job = &run;
+  auto work = [state, job, chunks] {
+    for (int64_t chunk; (chunk = state->next.fetch_add(1)) < chunks;) {
+      (*job)(chunk);
+      state->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
+  work();
+  while (state->done.load(std::memory_order_acquire) < chunks) std::this_thread::yield();
+}
+
+template <class A, class X, class M>
+void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
+             const A *bias, A *y, const Saved<A> &saved) {
+  in_parallel(pool, view.chunks(), [&](int64_t chunk) {
+    const int64_t size = view.items_in_chunk();
+    for (int64_t item = chunk * size; item < std::min(view.items(), (chunk + 1) * size); ++item) {
+      if (view.space == 1) forward_row(view, item, x, mask, epsilon, scale, bias, y, saved);
+      else if constexpr (!std::is_same_v<M, RowMask>) forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved);
+    }
+  });
+}
+
+// Every chunk has sums of its own for the parameters, which are added in the order of the chunks: the result does not
+// depend on which thread did what.
+template <class A, class X, class M>
+void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
+              const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
+  const int64_t n = view.parameters(), chunks = view.chunks();
+  std::vector<A> parts(2 * n * chunks);
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    const int64_t size = view.items_in_chunk();
+    A *part = parts.data() + 2 * n * chunk;
+    for (int64_t item = chunk * size; item < std::min(view.items(), (chunk + 1) * size); ++item) {
+      if (view.space == 1) backward_row(view, item, x, mask, g, scale, saved, dx, part, part + n);
+      else if constexpr (!std::is_same_v<M, RowMask>)
+        backward_slab(view, item, x, mask, g, scale, saved, dx, part, part + n);
+    }
+  });
+  std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const A *part = parts.data() + 2 * n * chunk;
+    for (int64_t c = 0; c < n; ++c) dscale[c] += part[c], dbias[c] += part[n + c];
+  }
+}
+
+// Calls body(A(), X()) with the types of the arithmetic and of x.
+template <class Body>
+ffi::Error with_types(const View &view, ffi::DataType arithmetic, ffi::DataType x, const Body &body) {
+  if (view.space > 1 && !view.centred)
+    return ffi::Error::InvalidArgument("braindnorm has no kernel for what is not centred over space");
+  if (arithmetic == ffi::F32 && x == ffi::F32) return body(float(), float());
+  if (arithmetic == ffi::F32 && x == ffi::BF16) return body(float(), BFloat16());
+  if (arithmetic == ffi::F64 && x == ffi::F64) return body(double(), double());
+  return ffi::Error::InvalidArgument("braindnorm has no kernel for these dtypes");
+}
+
+template <class T>
+T *data(ffi::AnyBuffer buffer) {
+  return static_cast<T *>(buffer.untyped_data());
+}
+
+// Calls body(mask) with a mask of elements, of rows, or none: `valid` has an entry for each, or no entry at all.
+template <class Body>
+void with_mask(const View &view, ffi::AnyBuffer valid, const Body &body) {
+  const int64_t entries = valid.element_count();
+  if (entries == 0) body(Mask<false>{nullptr});
+  else if (view.space == 1 && entries == view.items()) body(RowMask{data<uint8_t>(valid)});
+  else body(Mask<true>{data<uint8_t>(valid)});
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer epsilon,
+                   ffi::AnyBuffer scale, ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> y,
+                   ffi::Result<ffi::AnyBuffer> mean, ffi::Result<ffi::AnyBuffer> rest, ffi::Result<ffi::AnyBuffer> rstd,
+                   int64_t batch, int64_t space, int64_t groups, int64_t channels, int64_t tail, bool centred) {
+  const View view{batch, space, groups, channels, tail, centred};
+  return with_types(view, epsilon.element_type(), x.element_type(), [&](auto a, auto b) {
+    using A = decltype(a);
+    using X = decltype(b);
+    const Saved<A> saved{data<A>(*mean), data<A>(*rest), data<A>(*rstd)};
+    const auto run = [&](auto mask) {
+      forward<A, X>(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y), saved);
+    };
+    with_mask(view, valid, run);
+    return ffi::Error::Success();
+  });
+}
+
+ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer g,
+                    ffi::AnyBuffer scale, ffi::AnyBuffer mean, ffi::AnyBuffer rest, ffi::AnyBuffer rstd,
+                    ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dscale,
+                    ffi::Result<ffi::AnyBuffer> dbias, int64_t batch, int64_t space, int64_t groups, int64_t channels,
+                    int64_t tail, bool centred) {
+  const View view{batch, space, groups, channels, tail, centred};
+  return with_types(view, g.element_type(), x.element_type(), [&](auto a, auto b) {
+    using A = decltype(a);
+    using X = decltype(b);
+    const Saved<A> saved{data<A>(mean), data<A>(rest), data<A>(rstd)};
+    const auto run = [&](auto mask) {
+      backward<A, X>(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), saved, data<X>(*dx), data<A>(*dscale),
+                     data<A>(*dbias));
+    };
+    with_mask(view, valid, run);
+    return ffi::Error::Success();
+  });
+}
+
+}  // namespace
+}  // namespace braindnorm
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_forward, braindnorm::Forward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // x
+                                  .Arg<ffi::AnyBuffer>()  // valid
+                                  .Arg<ffi::AnyBuffer>()  // epsilon
+                                  .Arg<ffi::AnyBuffer>()  // scale
+                                  .Arg<ffi::AnyBuffer>()  // bias
+                                  .Ret<ffi::AnyBuffer>()  // y
+                                  .Ret<ffi::AnyBuffer>()  // mean
+                                  .Ret<ffi::AnyBuffer>()  // rest
+                                  .Ret<ffi::AnyBuffer>()  // rstd
+                                  .Attr<int64_t>("batch")
+                                  .Attr<int64_t>("space")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("channels")
+                                  .Attr<int64_t>("tail")
+                                  .Attr<bool>("centred"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>()  // x
+                                  .Arg<ffi::AnyBuffer>()  // valid
+                                  .Arg<ffi::AnyBuffer>()  // g
+                                  .Arg<ffi::AnyBuffer>()  // scale
+                                  .Arg<ffi::AnyBuffer>()  // mean
+                                  .Arg<ffi::AnyBuffer>()  // rest
+                                  .Arg<ffi::AnyBuffer>()  // rstd
+                                  .Ret<ffi::AnyBuffer>()  // dx
+                                  .Ret<ffi::AnyBuffer>()  // dscale
+                                  .Ret<ffi::AnyBuffer>()  // dbias
+                                  .Attr<int64_t>("batch")
+                                  .Attr<int64_t>("space")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("channels")
+                                  .Attr<int64_t>("tail")
+                                  .Attr<bool>("centred"));

@@ -1,0 +1,51 @@
+// How an array is seen, and what is known of each of its groups.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace braindnorm {
+
+// [batch][space][groups][channels][tail], row by row, one of space and tail being 1. Statistics run over space,
+// channels and tail; there is one scale and one bias for each of groups * channels.
+struct View {
+  int64_t batch, space, groups, channels, tail;
+  bool centred;
+
+  int64_t parameters() const { return groups * channels; }
+  int64_t row() const { return channels * tail; }
+  // What one task is made of: a group where it is contiguous, all groups of one element of the batch where it is not.
+  int64_t items() const { return space == 1 ? batch * groups : batch; }
+  int64_t item_size() const { return space * row() * (space == 1 ? 1 : groups); }
+  // A multiple of the groups, so that every chunk begins with the first. Small, for threads that begin late; but large
+  // enough that a sum of its own for every parameter costs little, and that there are at most 64.
+  int64_t items_in_chunk() const {
+    const int64_t elements = std::max({int64_t(8192), 32 * parameters(), items() * item_size() / 64});
+    const int64_t wanted = (elements + item_size() - 1) / item_size();
+    return space > 1 ? wanted : (wanted + groups - 1) / groups * groups;
+  }
+  int64_t chunks() const { return (items() + items_in_chunk() - 1) / items_in_chunk(); }
+};
+
+// The mean is kept in two parts, the second of which is what rounding took from the first.
+template <class A>
+struct Statistics {
+  A mean = 0, rest = 0, rstd = 0;
+};
+
+template <class A>
+A rstd_of(double variance, A epsilon, double count) {
+  const A total = static_cast<A>(variance) + epsilon;
+  return count > 0 && total > 0 ? 1 / std::sqrt(total) : A(0);
+}
+
+template <class A>
+struct Saved {
+  A *mean, *rest, *rstd;
+  void put(int64_t i, const Statistics<A> &s) const { mean[i] = s.mean, rest[i] = s.rest, rstd[i] = s.rstd; }
+  Statistics<A> get(int64_t i) const { return {mean[i], rest[i], rstd[i]}; }
+};
+
+}  // namespace braindnorm
