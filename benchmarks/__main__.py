@@ -1,4 +1,4 @@
-"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kept-memory] [--only norms]``."""
+"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kernels] [--kept-memory] [--only norms]``."""
 
 import argparse
 import json
@@ -23,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all runs")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
+    parser.add_argument("--kernels", action="store_true", help="with the kernels for a CPU in use")
     parser.add_argument("--only", help="one part: norms, masked, eager, loop, growth, devices or compile_time")
     parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="processor time bears other load better")
     parser.add_argument("--kept-memory", action="store_true", help="reuse freed memory, as a tuned allocator does")
@@ -33,8 +34,12 @@ def main() -> None:
     timing.choose_clock(options.clock)
     if not options.gpu:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from braindnorm import cpu_kernels
+
     from . import cases, report
 
+    if options.kernels and not cpu_kernels.enable():
+        sys.exit("The kernels cannot be used here.")
     parts = list(cases.ALL)
     if options.gpu:
         from .gpu import bandwidth
@@ -56,7 +61,12 @@ def main() -> None:
         for verdict in report.verdicts(rows):
             print(verdict)
         label = "gpu" if options.gpu else "quick" if options.quick else "cpu"
-        parts_of_name = [label, *["kept-memory"] * options.kept_memory, *["processor"] * (options.clock != "wall")]
+        parts_of_name = [
+            label,
+            *["kernels"] * options.kernels,
+            *["kept-memory"] * options.kept_memory,
+            *["processor"] * (options.clock != "wall"),
+        ]
         report.keep(rows, where | {"clock": options.clock}, "-".join(parts_of_name))
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import braindnorm
+from braindnorm import cpu_kernels
 
-from .peers import Case, both, data, forward, jax_peers, module, ours, torch_peer
+from .peers import Case, both, data, forward, jax_peers, module, ours, torch_peer, without_kernels
 from .timing import interleaved
 
 SHAPES = ((64, 128), (256, 1024), (100, 64, 512), (8192, 1024), (32, 1024, 1024))
@@ -36,6 +37,7 @@ def beside(case: Case, rounds: int) -> Iterator[Row]:
         "ours": ours(case),
         "compensated": ours(case, use_fast_variance=False),
         "plain form": ours(case, masked_output="normalize"),  # which leaves the fast rule out
+        **({"without kernels": without_kernels(case)} if cpu_kernels.enabled() else {}),
         **jax_peers(case),
     }
     values = {name: forward(f, p, x) for name, (f, p) in contenders.items()}

@@ -12,6 +12,7 @@ import torch
 from flax import nnx
 
 import braindnorm
+from braindnorm import cpu_kernels
 
 EPSILON = 1e-6
 Call = Callable[[], object]
@@ -49,6 +50,22 @@ def ours(case: Case, **options: Any) -> tuple[Callable[..., Any], Any]:
         return module(braindnorm.GroupNorm(size, axis, 32, reduction_axes=axes, **options))
     layer = braindnorm.LayerNorm if case.kind == "layer" else braindnorm.RMSNorm
     return module(layer(case.channels, **options))
+
+
+def without_kernels(case: Case) -> tuple[Callable[..., Any], Any]:
+    """Return braindnorm's norm as it is without kernels for a CPU, whether they are in use or not."""
+    f, parameters = ours(case)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        used = cpu_kernels.enabled()
+        cpu_kernels.disable()
+        try:
+            return f(*arguments, **options)
+        finally:
+            if used:
+                cpu_kernels.enable()
+
+    return call, parameters
 
 
 def jax_peers(case: Case) -> dict[str, tuple[Callable[..., Any], Any]]:

@@ -27,9 +27,15 @@ def load() -> None:
     Raises
     ------
     PackageError
-        If there is no compiler, or it fails.
+        If there is no compiler, or it fails; or if what it makes cannot be kept or loaded.
     """
-    library = ctypes.CDLL(str(_compiled(os.environ.get("CXX") or "c++")))
+    try:
+        library = ctypes.CDLL(str(_compiled(os.environ.get("CXX") or "c++")))
+    except OSError as error:
+        raise PackageError(
+            f"the kernels could not be kept or loaded: {error}. Let the environment variable XDG_CACHE_HOME name a"
+            " folder for programs that can be written."
+        ) from error
     for handler in HANDLERS:
         jax.ffi.register_ffi_target(handler, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
 

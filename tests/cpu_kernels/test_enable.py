@@ -72,6 +72,13 @@ def test_with_a_compiler_that_fails(nothing_loaded: None, monkeypatch: pytest.Mo
 
 
 @needs_compiler
+def test_without_a_place_to_keep_them(nothing_loaded: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    refused("could not be kept or loaded: .* Let the environment variable XDG_CACHE_HOME name")
+
+
+@needs_compiler
 def test_on_and_off(one_device: None) -> None:
     x = jnp.asarray(draw(600, 400))
 
