@@ -1,4 +1,4 @@
-"""Kernels in C++ for models on one CPU: LayerNorm, RMSNorm and GroupNorm in a third to a half of the time.
+"""Kernels in C++ for models on one CPU: large LayerNorm, RMSNorm and GroupNorm in about half of the time.
 
 They are compiled on the machine they run on, where they are asked for::
 
