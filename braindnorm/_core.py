@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._axes import is_trailing, sum_groups
-from ._moments import Reduction, at_least_one, local_count, rstd, zero_masked
+from ._moments import Reduction, at_least_one, local_count, rstd, whole_groups, zero_masked
 
 Centre = tuple[jax.Array, ...]
 
@@ -76,7 +76,7 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     centre: Centre = ()
     if parts > 1 and not plan.compensated and valid is None:
         centre, parts = (_pilot(plan, x),), 1
-    elif valid is not None and _whole_groups(plan, valid):
+    elif valid is not None and whole_groups(plan.over, valid):
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = _fence(plan, zero_masked(x, valid)), None
     for _ in range(parts):
@@ -129,12 +129,6 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     r, scale = _fence(plan, (r, scale))
     dy = _times(dx * r, scale) + z * slope
     return zero_masked(dy if shift is None else dy + shift, valid)
-
-
-def _whole_groups(plan: Plan, valid: jax.Array) -> bool:
-    """Tell whether the mask, as it came, has one entry for each group."""
-    axes = plan.over.axes if plan.over.channel_axis is None else (*plan.over.axes, plan.over.channel_axis)
-    return all(valid.shape[axis] == 1 for axis in axes)
 
 
 def _deviation(x: jax.Array, centre: Centre) -> jax.Array:

@@ -63,6 +63,12 @@ def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, 
     return counted.astype(dtype) * repeats
 
 
+def whole_groups(over: Reduction, valid: jax.Array) -> bool:
+    """Tell whether a mask, as it came, has one entry for each group."""
+    axes = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
+    return all(valid.shape[axis] == 1 for axis in axes)
+
+
 def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax.Array]:
     """Sum local totals over the devices. However many the totals, it is one collective, with one number a statistic."""
     if over.axis_name is None:

@@ -1,5 +1,6 @@
 """Tests with the kernels in use, for rows of any length and on the tests' eight devices."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,8 @@ import pytest
 from braindnorm import cpu_kernels
 from braindnorm.cpu_kernels import _view
 
-needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler to make kernels with")
+compiler = shutil.which(os.environ.get("CXX") or "c++")
+needs_compiler = pytest.mark.skipif(compiler is None, reason="there is no C++ compiler to make kernels with")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The fast rule of ``braindnorm._core`` with kernels in it: the value, and the gradient of a cotangent."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,10 +58,8 @@ def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     if not is_worth_it(view, x.shape):
         return _plain_value(plan, rows, shared)
     statistic = jax.ShapeDtypeStruct((view.batch * view.groups,), plan.dtype)
-    call = jax.ffi.ffi_call("braindnorm_forward", (jax.ShapeDtypeStruct(x.shape, plan.dtype), *[statistic] * 3))
-    y, mean, rest, r = call(
-        x, mask_of(view, plan.over, x.shape, valid), epsilon, scale, bias, centred=plan.centred, **view.attributes
-    )
+    results = (jax.ShapeDtypeStruct(x.shape, plan.dtype), *[statistic] * 3)
+    y, mean, rest, r = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
     centre = (mean, rest) if plan.centred else ()
     return y, *(spread_statistic(view, plan.over, x.shape, v) for v in (r, *centre))
 
@@ -85,14 +84,15 @@ def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...
     view = _seen(plan, x.shape, (scale.shape,))
     if not is_worth_it(view, x.shape):
         return _plain_gradient(plan, rows, shared)
-    statistics = [gather_statistic(view, plan.over, v) for v in (*(centre or (jnp.zeros_like(r),) * 2), r)]
+    statistics = [gather_statistic(plan.over, v) for v in (*(centre or (jnp.zeros_like(r),) * 2), r)]
     results = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (x, scale, scale)]
-    call = jax.ffi.ffi_call("braindnorm_backward", results)
-    return tuple(
-        call(
-            x, mask_of(view, plan.over, x.shape, valid), g, scale, *statistics, centred=plan.centred, **view.attributes
-        )
-    )
+    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, *statistics)
+
+
+def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
+    call: Callable[..., Any] = jax.ffi.ffi_call(name, results)
+    mask = mask_of(view, plan.over, x.shape, valid)
+    return tuple(call(x, mask, *others, lengths=view.lengths, centred=plan.centred))
 
 
 def _fold(plan: Plan) -> Plan:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._axes import is_trailing
-from .._moments import Reduction
+from .._axes import is_trailing, one_of_each_group
+from .._moments import Reduction, whole_groups
 
 # XLA is as fast where a row has fewer elements, where all rows have no more than so many together, and where the batch
 # is shorter: its elements are the tasks that the processors share.
@@ -31,9 +32,9 @@ class View(NamedTuple):
     parameter: tuple[int, ...]
 
     @property
-    def attributes(self) -> dict[str, int]:
-        """The lengths by name, as the kernels are given them."""
-        return {key: value for key, value in self._asdict().items() if key != "parameter"}
+    def lengths(self) -> np.ndarray[Any, Any]:
+        """The lengths, as the kernels are given them."""
+        return np.array([self.batch, self.space, self.groups, self.channels, self.tail], np.int64)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -87,18 +88,19 @@ def spread_statistic(view: View, over: Reduction, shape: tuple[int, ...], v: jax
     return (v if over.channel_axis is None else jnp.repeat(v, view.channels)).reshape(kept)
 
 
-def gather_statistic(view: View, over: Reduction, v: Any) -> jax.Array:
+def gather_statistic(over: Reduction, v: Any) -> jax.Array:
     """Return it as the kernels have it."""
-    flat: jax.Array = v.reshape(-1)
-    return flat if over.channel_axis is None else jax.lax.slice_in_dim(flat, 0, None, view.channels)
+    one = v if over.channel_axis is None else one_of_each_group(v, over.channel_axis, over.num_groups)
+    flat: jax.Array = one.reshape(-1)
+    return flat
 
 
 def mask_of(view: View, over: Reduction, shape: tuple[int, ...], valid: Any) -> jax.Array:
     """Return a mask as the kernels read it: an entry for each row if it holds for whole rows, else for each element."""
     if valid is None:
         return jnp.zeros(0, bool)
-    reduced = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
-    if view.space > 1 or any(valid.shape[axis] > 1 for axis in reduced):
+    if view.space > 1 or not whole_groups(over, valid):
         return jnp.broadcast_to(valid, shape)
-    rows = jnp.broadcast_to(valid, [1 if axis in reduced else n for axis, n in enumerate(shape)]).reshape(-1)
+    kept = [1 if axis in (*over.axes, over.channel_axis) else n for axis, n in enumerate(shape)]
+    rows = jnp.broadcast_to(valid, kept).reshape(-1)
     return rows if over.channel_axis is None else jnp.repeat(rows, view.groups)

@@ -47,7 +47,7 @@ class WithKernel:
         self._transposed, self._fold = transposed, fold
         self._primitive = Primitive(name)
         self._primitive.multiple_results = True
-        self._primitive.def_impl(lambda *leaves, how, tree: self._compiled(how, tree)(*leaves))
+        self._primitive.def_impl(_of_leaves(self._kernel))
         self._primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[self._primitive] = self._jvp
         ad.primitive_transposes[self._primitive] = self._transpose
@@ -60,10 +60,6 @@ class WithKernel:
     def __call__(self, how: Any, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
         leaves, tree = jax.tree.flatten((rows, shared))
         return tuple(self._primitive.bind(*leaves, how=how, tree=tree))
-
-    @functools.lru_cache(maxsize=1024)  # noqa: B019 (functions of a module live as long as it)
-    def _compiled(self, how: Any, tree: Any) -> Callable[..., Sequence[jax.Array]]:
-        return jax.jit(functools.partial(self._primitive.bind, how=how, tree=tree))
 
     def _abstract(self, *leaves: Any, **static: Any) -> list[Any]:
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]

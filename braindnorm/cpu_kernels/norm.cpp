@@ -83,6 +83,11 @@ ffi::Error with_types(const View &view, ffi::DataType arithmetic, ffi::DataType 
   return ffi::Error::InvalidArgument("braindnorm has no kernel for these dtypes");
 }
 
+View view_of(ffi::Span<const int64_t> lengths, bool centred) {
+  const int64_t *n = lengths.begin();
+  return {n[0], n[1], n[2], n[3], n[4], centred};
+}
+
 template <class T>
 T *data(ffi::AnyBuffer buffer) {
   return static_cast<T *>(buffer.untyped_data());
@@ -100,8 +105,8 @@ void with_mask(const View &view, ffi::AnyBuffer valid, const Body &body) {
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer epsilon,
                    ffi::AnyBuffer scale, ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> y,
                    ffi::Result<ffi::AnyBuffer> mean, ffi::Result<ffi::AnyBuffer> rest, ffi::Result<ffi::AnyBuffer> rstd,
-                   int64_t batch, int64_t space, int64_t groups, int64_t channels, int64_t tail, bool centred) {
-  const View view{batch, space, groups, channels, tail, centred};
+                   ffi::Span<const int64_t> lengths, bool centred) {
+  const View view = view_of(lengths, centred);
   return with_types(view, epsilon.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
@@ -117,9 +122,8 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid,
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer g,
                     ffi::AnyBuffer scale, ffi::AnyBuffer mean, ffi::AnyBuffer rest, ffi::AnyBuffer rstd,
                     ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dscale,
-                    ffi::Result<ffi::AnyBuffer> dbias, int64_t batch, int64_t space, int64_t groups, int64_t channels,
-                    int64_t tail, bool centred) {
-  const View view{batch, space, groups, channels, tail, centred};
+                    ffi::Result<ffi::AnyBuffer> dbias, ffi::Span<const int64_t> lengths, bool centred) {
+  const View view = view_of(lengths, centred);
   return with_types(view, g.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
@@ -148,11 +152,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_forward, braindnorm::Forward,
                                   .Ret<ffi::AnyBuffer>()  // mean
                                   .Ret<ffi::AnyBuffer>()  // rest
                                   .Ret<ffi::AnyBuffer>()  // rstd
-                                  .Attr<int64_t>("batch")
-                                  .Attr<int64_t>("space")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("channels")
-                                  .Attr<int64_t>("tail")
+                                  .Attr<ffi::Span<const int64_t>>("lengths")
                                   .Attr<bool>("centred"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
@@ -168,9 +168,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
                                   .Ret<ffi::AnyBuffer>()  // dx
                                   .Ret<ffi::AnyBuffer>()  // dscale
                                   .Ret<ffi::AnyBuffer>()  // dbias
-                                  .Attr<int64_t>("batch")
-                                  .Attr<int64_t>("space")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("channels")
-                                  .Attr<int64_t>("tail")
+                                  .Attr<ffi::Span<const int64_t>>("lengths")
                                   .Attr<bool>("centred"));

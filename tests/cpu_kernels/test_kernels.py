@@ -226,6 +226,16 @@ def test_parameters_that_are_mapped_too() -> None:
         close(y[i], want(x, scale=scales[i], bias=bias), 2e-6)
 
 
+def test_without_jit() -> None:
+    """As one debugs a model: every operation for itself."""
+    f, want, (x, scale, bias), _, g = arguments("layer")
+    with jax.disable_jit():
+        close(f(x, scale, bias), want(x, scale=scale, bias=bias), 2e-6)
+        found = jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(x, scale, bias)
+    for one, other in zip(found, jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(x, scale, bias), strict=True):
+        close(one, other, 1e-5)
+
+
 def test_the_reverse_twice_transposed_is_the_forward() -> None:
     f, _, (x, scale, bias), _, g = arguments("layer")
     pull = jax.vjp(f, x, scale, bias)[1]
