@@ -42,20 +42,20 @@ test-newest: ## run the tests with the newest Python here and the newest release
 
 test-kernels: .venv/.stamp-test ## run the tests with the C++ kernels in use, for arrays of any size (needs g++ or clang++)
 	.venv/bin/python $(PYTEST) --kernels --ignore-glob='*/test_device_*' --ignore=tests/cpu_kernels \
-		--ignore=tests/test_documents.py
+		--ignore=tests/documents/test_documents.py
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
 		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 
 fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
-	.venv/bin/python -m tests.fuzz $(ARGS)
+	.venv/bin/python -m tests.support.fuzz $(ARGS)
 
 coverage: .venv/.stamp-test ## run the tests and say which branches of braindnorm/ they take: 98% of them at least
 	.venv/bin/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 package: .venv/.stamp-dev ## build sdist and wheel, and install and use the wheel in an environment of its own
-	.venv/bin/python -m tests.packaging
+	.venv/bin/python -m tests.support.packaging
 
 docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, and warnings are errors
 	.venv/bin/python -m sphinx -b html -W --keep-going --quiet -d build/doctrees docs build/docs

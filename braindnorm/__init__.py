@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import cpu_kernels, errors, functional, masks
-from ._step_mask import step_mask
 from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, OverTime, RMSNorm
+from .masks import step_mask
 
 if TYPE_CHECKING:
-    from . import inspect
-    from .replace import replace_norms
+    from . import interop, monitor
+    from .interop import replace_norms
 
 __all__ = [
     "DivisiveNorm",
@@ -24,8 +24,9 @@ __all__ = [
     "cpu_kernels",
     "errors",
     "functional",
-    "inspect",
+    "interop",
     "masks",
+    "monitor",
     "replace_norms",
     "step_mask",
 ]
@@ -33,8 +34,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what few programs use when it is asked for."""
-    if name == "inspect":
-        return import_module(".inspect", __name__)
+    if name in ("interop", "monitor"):
+        return import_module(f".{name}", __name__)
     if name == "replace_norms":
-        return import_module(".replace", __name__).replace_norms
+        return import_module(".interop", __name__).replace_norms
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -28,7 +28,7 @@ def with_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.config.getoption("--kernels"):
         yield
         return
-    from tests.kernels import kernels
+    from tests.support.kernels import kernels
 
     with kernels():
         yield

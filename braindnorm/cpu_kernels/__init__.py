@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._core import Plan
+from .._numerics.fused import Plan
 from ..errors import PackageError
 
 __all__ = ["disable", "enable", "enabled"]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 
-from .. import _core
-from .._core import Plan
+from .._numerics import fused
+from .._numerics.fused import Plan
 from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
 from ._with_kernel import WithKernel
 
@@ -47,8 +47,8 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     (x, valid), (epsilon, scale, bias) = rows, shared
     plan = plan._replace(tiled=False)
-    centre, r = _core.statistics(plan, x, valid, epsilon)
-    y = _core.value(plan, x, valid, scale, bias, centre, r)
+    centre, r = fused.statistics(plan, x, valid, epsilon)
+    y = fused.value(plan, x, valid, scale, bias, centre, r)
     return y, r, *centre, *[jnp.zeros_like(r)] * (2 * plan.centred - len(centre))
 
 
@@ -67,7 +67,7 @@ def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
 def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     (x, valid, r, centre, dx), (scale, deps, dscale, dbias) = rows, shared
     deps = jnp.zeros((), plan.dtype) if deps is None else deps
-    return (_core.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
+    return (fused.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
 
 
 def _plain_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._axes import is_trailing, one_of_each_group
-from .._moments import Reduction, whole_groups
+from .._numerics.axes import is_trailing, one_of_each_group
+from .._numerics.moments import Reduction, whole_groups
 
 # XLA is as fast where a row has fewer elements, where all rows have no more than so many together, and where the batch
 # is shorter: its elements are the tasks that the processors share.

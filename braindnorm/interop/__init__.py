@@ -1,9 +1,13 @@
-"""Norms of other packages, there and back: one module a package, imported when a name of it is asked for."""
+"""Norms of other packages, there and back: one module a package, imported when a name of it is asked for.
+
+:func:`replace_norms` converts every norm of a model.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._replace import replace_norms
     from .brainpy import from_brainpy, to_brainpy
     from .brainstate import from_brainstate, register_converters, to_brainstate
     from .equinox import from_equinox, to_equinox
@@ -17,6 +21,7 @@ __all__ = [
     "from_flax",
     "from_torch",
     "register_converters",
+    "replace_norms",
     "to_brainpy",
     "to_brainstate",
     "to_equinox",
@@ -26,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "_replace": ("replace_norms",),
     "brainpy": ("from_brainpy", "to_brainpy"),
     "brainstate": ("from_brainstate", "register_converters", "to_brainstate"),
     "equinox": ("from_equinox", "to_equinox"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._axes import as_axes
+from .._numerics.axes import as_axes
 from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
 from ._common import KINDS, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import units
-from .._axes import feature_shape
+from .._numerics.axes import feature_shape
 from ..errors import AxisError, DtypeError, OptionError
 from ._per_step import at_step
 from ._wiring import label

@@ -5,9 +5,9 @@ from typing import Any
 import brainstate
 
 from .. import units
-from .._normalize import check_axis_name, check_choices, result_dtype
-from .._step_mask import with_step_mask
 from ..errors import OptionError
+from ..functional._normalize import check_axis_name, check_choices, result_dtype
+from ..masks._step_mask import with_step_mask
 
 OPTIONS = (
     "epsilon", "unit", "out_unit", "masked_output", "axis_name", "axis_index_groups", "use_fast_variance", "dtype",

@@ -10,11 +10,11 @@ import numpy as np
 from brainstate.nn import ExpT, Param
 
 from .. import functional, units
-from .._axes import Axes, as_axes, as_size, canonical_axes, feature_shape
-from .._divisive import check_response, in_drive_unit
-from .._normalize import result_dtype
-from .._step_mask import with_step_mask
+from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
 from ..errors import OptionError
+from ..functional._divisive import check_response, in_drive_unit
+from ..functional._normalize import result_dtype
+from ..masks._step_mask import with_step_mask
 from ._wiring import check_name, label
 
 OPTIONS = ("exponent", "pool_axes", "signed", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype")

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from .._axes import as_size, canonical_axes
-from .._clock import Memory
-from .._decay import check_decay, decay_of
-from .._normalize import normalize, reduction_of
-from .._over_time import OverTimeStandardize
-from .._step_mask import fit_leading, with_step_mask
+from .._numerics.axes import as_size, canonical_axes
+from .._numerics.memory import Memory
 from ..errors import AxisError, OptionError, UnitError
 from ..functional import Statistics
-from ..masks import align, as_booleans
+from ..functional._normalize import normalize, reduction_of
+from ..functional._over_time import OverTimeStandardize
+from ..masks._align import align, as_booleans
+from ..masks._step_mask import fit_leading, with_step_mask
 from ._affine import check_features, learned
+from ._decay import check_decay, decay_of
 from ._wiring import OPTIONS, check_name, label
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm

@@ -7,7 +7,7 @@ import brainstate
 from brainstate.nn import init
 
 from .. import functional
-from .._axes import Axes, as_axes, as_size, canonical_axes
+from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
 from ._affine import NormParam, check_features, learned, make_affine
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label

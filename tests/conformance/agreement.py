@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from braindnorm import GroupNorm, LayerNorm, RMSNorm
-from tests import reference
+from tests.support import reference
 
 Answer = dict[str, np.ndarray]  # the value, and the gradients of sum(value * g)
 Call = Callable[[dict[str, jax.Array], jax.Array], jax.Array]  # of the parameters and the input

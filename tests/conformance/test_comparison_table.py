@@ -18,7 +18,7 @@ from flax import nnx
 
 from braindnorm import LayerNorm
 from examples import compare
-from tests import reference
+from tests.support import reference
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 THEIRS = {

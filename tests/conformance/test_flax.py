@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from braindnorm import GroupNorm
-from tests import reference
 from tests.conformance.agreement import (
     ANYWHERE,
     AT_REST,
@@ -26,7 +25,8 @@ from tests.conformance.agreement import (
     through_jax,
     truth,
 )
-from tests.norms import draw
+from tests.support import reference
+from tests.support.norms import draw
 
 RIGHT = [*TRAILING, *ANYWHERE, *CHANNELS_LAST]
 CASES = in_half([*RIGHT, *(case._replace(masked=True) for case in RIGHT)])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from braindnorm import LayerNorm, RMSNorm
-from tests import reference
 from tests.conformance.agreement import (
     ANYWHERE,
     AT_REST,
@@ -23,7 +22,8 @@ from tests.conformance.agreement import (
     in_half,
     through_jax,
 )
-from tests.norms import draw
+from tests.support import reference
+from tests.support.norms import draw
 
 CASES = [*in_half([*TRAILING, *ANYWHERE, *CHANNELS_FIRST, *CHANNELS_LAST]), *AT_REST, *GROUPS_AT_REST]
 

@@ -14,9 +14,9 @@ import pytest
 
 from braindnorm import LayerNorm, cpu_kernels
 from braindnorm.cpu_kernels import _library
-from tests import reference
-from tests.kernels import needs_compiler
-from tests.norms import draw
+from tests.support import reference
+from tests.support.kernels import needs_compiler
+from tests.support.norms import draw
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import pytest
 
 from braindnorm import functional
 from braindnorm.cpu_kernels import _view
-from tests import reference
-from tests.kernels import kernels, needs_compiler
-from tests.norms import draw, float64
+from tests.support import reference
+from tests.support.kernels import kernels, needs_compiler
+from tests.support.norms import draw, float64
 
 pytestmark = needs_compiler
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import braindnorm
-from braindnorm import LayerNorm, inspect, interop, replace
+from braindnorm import LayerNorm, interop
 from braindnorm.errors import NormError, OptionError, PackageError
 
 PACKAGES = ["brainpy", "equinox", "flax", "torch"]
@@ -69,11 +69,11 @@ def test_nothing_is_imported_until_asked() -> None:
 def test_the_package_imports_its_rarer_parts_when_asked() -> None:
     program = (
         "import sys, braindnorm\n"
-        "assert not {'braindnorm.inspect', 'braindnorm.replace', 'braindnorm.interop'} & set(sys.modules)\n"
-        "assert braindnorm.inspect.check and braindnorm.replace_norms"
+        "assert not {'braindnorm.monitor', 'braindnorm.interop'} & set(sys.modules)\n"
+        "assert braindnorm.monitor.check and braindnorm.replace_norms"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-    rarer = {name: braindnorm.__getattr__(name) for name in ("inspect", "replace_norms")}
-    assert rarer == {"inspect": inspect, "replace_norms": replace.replace_norms}
+    rarer = {name: braindnorm.__getattr__(name) for name in ("interop", "monitor", "replace_norms")}
+    assert rarer == {"interop": interop, "monitor": monitor, "replace_norms": interop.replace_norms}
     with pytest.raises(AttributeError, match="no attribute 'replace_norm'"):
         _ = braindnorm.replace_norm

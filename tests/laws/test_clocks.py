@@ -17,7 +17,7 @@ from brainstate.transform import for_loop, jit, vmap
 from jax.sharding import PartitionSpec as P
 
 from braindnorm import GroupNorm, LayerNorm, OverTime, RMSNorm
-from tests.norms import float64
+from tests.support.norms import float64
 
 T, TRIALS, CHANNELS = 12, 3, 4
 KINDS: dict[str, tuple[Callable[..., Any], int]] = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from braindnorm import GroupNorm, LayerNorm, functional
-from tests import reference
-from tests.norms import NORMS, draw, float64, parameters, randomize, weight_of
+from tests.support import reference
+from tests.support.norms import NORMS, draw, float64, parameters, randomize, weight_of
 
 SHAPE = (3, 4)
 EPSILON = 0.1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from braindnorm import GroupNorm, LayerNorm
-from tests import reference
-from tests.norms import LAYERS, NORMS, THEIRS, draw, parameters, randomize, weight_of
+from tests.support import reference
+from tests.support.norms import LAYERS, NORMS, THEIRS, draw, parameters, randomize, weight_of
 
 # kind, in_size, options, shape of the input: what brainstate.nn computes rightly
 RIGHT: list[tuple[str, Any, dict[str, Any], tuple[int, ...]]] = [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from braindnorm.errors import DtypeError
-from tests.norms import NORMS, draw, float64, parameters, weight_of
+from tests.support.norms import NORMS, draw, float64, parameters, weight_of
 
 every_norm = pytest.mark.parametrize("kind", NORMS)
 FLOATS = ["float16", "bfloat16", "float32"]

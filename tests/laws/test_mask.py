@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as hnp
 
 from braindnorm import GroupNorm, functional
 from braindnorm.masks import from_lengths
-from tests import reference
-from tests.norms import CENTRED, LAYERS, NORMS, draw, float64, parameters, randomize, weight_of
+from tests.support import reference
+from tests.support.norms import CENTRED, LAYERS, NORMS, draw, float64, parameters, randomize, weight_of
 
 T, B, C = 5, 3, 4
 every_norm = pytest.mark.parametrize("kind", NORMS)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from braindnorm import _standardize
-from braindnorm._moments import Reduction
-from braindnorm._standardize import Standardization, standardize
-from tests import reference
-from tests.kernels import kernels, needs_compiler
+from braindnorm._numerics.moments import Reduction
+from braindnorm.functional import _standardize
+from braindnorm.functional._standardize import Standardization, standardize
+from tests.support import reference
+from tests.support.kernels import kernels, needs_compiler
 
 KINDS: dict[str, Any] = {
     "layer": (Reduction((1,)), True),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from braindnorm import LayerNorm, functional
-from tests import reference
-from tests.norms import CENTRED, NORMS, draw, float64
+from tests.support import reference
+from tests.support.norms import CENTRED, NORMS, draw, float64
 
 every_norm = pytest.mark.parametrize("kind", NORMS)
 either_way = pytest.mark.parametrize("fast", [True, False], ids=["default", "compensated"])

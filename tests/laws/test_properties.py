@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from braindnorm import functional
-from braindnorm._moments import Moments, merge
-from tests import reference
-from tests.calls import Call, perform
-from tests.expected import compare, expected
-from tests.norms import CENTRED, NORMS, randomize
-from tests.strategies import Masked, calls, kinds, masked_inputs, negative_axes, seeds
+from braindnorm._numerics.moments import Moments, merge
+from tests.support import reference
+from tests.support.calls import Call, perform
+from tests.support.expected import compare, expected
+from tests.support.norms import CENTRED, NORMS, randomize
+from tests.support.strategies import Masked, calls, kinds, masked_inputs, negative_axes, seeds
 
 few = settings(max_examples=6)
 options = st.fixed_dictionaries({"use_fast_variance": st.booleans(), "epsilon": st.sampled_from([1e-6, 0.1])})

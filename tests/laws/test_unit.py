@@ -11,8 +11,8 @@ import pytest
 
 from braindnorm import LayerNorm, functional
 from braindnorm.errors import UnitError
-from tests import reference
-from tests.norms import CENTRED, NORMS, draw, parameters, randomize, weight_of
+from tests.support import reference
+from tests.support.norms import CENTRED, NORMS, draw, parameters, randomize, weight_of
 
 Constant = brainstate.nn.init.Constant
 PREFIXES = {"V": u.volt, "mV": u.mV, "uV": u.uvolt, "kV": u.kvolt}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from braindnorm import GroupNorm, LayerNorm, RMSNorm
-from tests.norms import NORMS, draw, randomize
+from tests.support.norms import NORMS, draw, randomize
 
 CASES: dict[str, Any] = {
     "LayerNorm": lambda: LayerNorm(6),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from braindnorm import GroupNorm
-from tests import reference
-from tests.norms import draw, parameters, randomize
+from tests.support import reference
+from tests.support.norms import draw, parameters, randomize
 
 
 @pytest.mark.parametrize("num_groups", [1, 2, 3, 6])

@@ -12,7 +12,7 @@ from brainstate.transform import for_loop, jit
 
 from braindnorm import GroupNorm, LayerNorm, OverTime, RMSNorm, step_mask
 from braindnorm.errors import AxisError, MaskError, OptionError, UnitError
-from tests.norms import draw
+from tests.support.norms import draw
 
 X = draw(6, 3, 4)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from braindnorm import RMSNorm
-from tests import reference
-from tests.norms import draw, parameters, randomize
+from tests.support import reference
+from tests.support.norms import draw, parameters, randomize
 
 
 @pytest.mark.parametrize("shape", [6, (4, 6)], ids=str)

@@ -13,7 +13,7 @@ import pytest
 
 import braindnorm
 from braindnorm import NormParam
-from tests.norms import LAYERS, NORMS, THEIRS, draw, parameters, randomize, weight_of
+from tests.support.norms import LAYERS, NORMS, THEIRS, draw, parameters, randomize, weight_of
 
 transform = brainstate.transform
 every_norm = pytest.mark.parametrize("kind", NORMS)

@@ -1,0 +1,149 @@
+r"""Moments that merge: the one mechanism under masks, devices, groups and time.
+
+:class:`Moments` holds how many valid elements there are, their mean, and the sum of squared deviations from it. Two of
+them merge exactly (Chan, Golub and LeVeque 1979, STAN-CS-79-773). The mask and the collective enter the statistics
+here, in :func:`deviations`, and nowhere else.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .axes import one_of_each_group, sum_groups
+from .collectives import AxisName, sum_devices, varying
+
+
+class Moments(NamedTuple):
+    """The count, the mean and the centred sum of squares of a set of numbers."""
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody asks of moments
+    mean: jax.Array
+    m2: jax.Array
+
+    @property
+    def var(self) -> jax.Array:
+        """The (population) variance; 0 where nothing was counted."""
+        return self.m2 / at_least_one(self.count)
+
+
+class Reduction(NamedTuple):
+    """What a statistic runs over.
+
+    `axes` are summed; the channels of `channel_axis` are summed within each of `num_groups` groups; devices along
+    `axis_name` (in `axis_index_groups`) are summed last. `name` is what errors call the norm.
+    """
+
+    axes: tuple[int, ...]
+    channel_axis: int | None = None
+    num_groups: int = 1
+    axis_name: AxisName | None = None
+    axis_index_groups: Sequence[Sequence[int]] | None = None
+    name: str = "moments"
+
+
+def local_sum(v: jax.Array, over: Reduction) -> jax.Array:
+    """Sum `v` over the axes and within the channel groups, on this device, keeping the axes."""
+    total = jnp.sum(v, axis=over.axes, keepdims=True)
+    return total if over.channel_axis is None else sum_groups(total, over.channel_axis, over.num_groups)
+
+
+def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, dtype: Any) -> jax.Array:
+    """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast."""
+    mask_shape = (1,) * len(shape) if valid is None else valid.shape
+    repeats = math.prod(shape[axis] for axis in over.axes if mask_shape[axis] == 1)
+    counted = jnp.ones((), jnp.int32) if valid is None else jnp.sum(valid, over.axes, jnp.int32, keepdims=True)
+    if over.channel_axis is not None:
+        if mask_shape[over.channel_axis] == 1:
+            repeats *= shape[over.channel_axis] // over.num_groups
+        else:
+            counted = sum_groups(counted, over.channel_axis, over.num_groups)
+    return counted.astype(dtype) * repeats
+
+
+def whole_groups(over: Reduction, valid: jax.Array) -> bool:
+    """Tell whether a mask, as it came, has one entry for each group."""
+    axes = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
+    return all(valid.shape[axis] == 1 for axis in axes)
+
+
+def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax.Array]:
+    """Sum local totals over the devices. However many the totals, it is one collective, with one number a statistic."""
+    if over.axis_name is None:
+        return totals
+    stacked = jnp.stack(jnp.broadcast_arrays(*totals))
+    if over.channel_axis is None:
+        return list(sum_devices(stacked, over.axis_name, over.axis_index_groups, name=over.name))
+    axis = over.channel_axis + 1
+    summed = sum_devices(
+        one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups, name=over.name
+    )
+    summed = varying(summed, over.axis_name)  # before it is repeated: so the backward pass exchanges no more either
+    return list(jnp.repeat(summed, stacked.shape[axis] // over.num_groups, axis))
+
+
+def zero_masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Return `x` with zeros where it is not valid: before any arithmetic, so that NaN in the padding goes nowhere."""
+    return x if valid is None else jnp.where(valid, x, 0)
+
+
+def deviations(
+    x: jax.Array, over: Reduction, valid: jax.Array | None = None, *, centred: bool = True
+) -> tuple[Moments, jax.Array]:
+    r"""Return the moments of the valid elements of `x`, and each element's deviation from the mean.
+
+    With :math:`K` a centre near the mean that carries no gradient (any :math:`K` is algebraically exact),
+
+    .. math:: d = x - K, \quad \delta = \tfrac1n \sum d, \quad m_2 = \sum d^2 - n\,\delta^2,
+       \quad x - \mu = d - \delta .
+
+    :math:`K + \delta` is not formed on the way to the deviations, so nothing cancels: -65 mV with a spread of 0.01 mV
+    keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`.
+
+    The deviation of a masked element is its own, and must be finite to differentiate through.
+    """
+    seen = zero_masked(x, valid)
+    count = local_count(x.shape, valid, over, x.dtype)
+    if not centred:
+        count, m2 = across_devices([count, local_sum(seen * seen, over)], over)
+        return Moments(count, jnp.zeros_like(m2), m2), x
+    count, total = across_devices([count, local_sum(jax.lax.stop_gradient(seen), over)], over)
+    n = at_least_one(count)
+    centre = total / n
+    raw = x - centre
+    d = zero_masked(raw, valid)
+    s, q = across_devices([local_sum(d, over), local_sum(d * d, over)], over)
+    delta = s / n
+    m2 = jnp.maximum(q / n - delta * delta, 0) * n
+    return Moments(count, centre + delta, m2), raw - delta
+
+
+def at_least_one(count: jax.Array) -> jax.Array:
+    """Return the count as a divisor: 1 where nothing was counted.
+
+    The barrier keeps XLA from replacing a division by a constant with a multiplication by its rounded reciprocal, which
+    would leave a constant shift a tangent that is not exactly 0.
+    """
+    divisor: jax.Array = jax.lax.optimization_barrier(jnp.maximum(count, 1))
+    return divisor
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    r"""Return the moments of two sets together (Chan, Golub and LeVeque 1979).
+
+    .. math:: n = n_a + n_b, \quad \Delta = \mu_b - \mu_a, \quad \mu = \mu_a + \Delta \tfrac{n_b}{n}, \quad
+       m_2 = m_{2,a} + m_{2,b} + \Delta^2 \tfrac{n_a n_b}{n} .
+    """
+    count = a.count + b.count
+    share = b.count / jnp.where(count > 0, count, 1)
+    step = b.mean - a.mean
+    return Moments(count, a.mean + step * share, a.m2 + b.m2 + step * step * a.count * share)
+
+
+def rstd(var: jax.Array, epsilon: Any) -> jax.Array:
+    """Return 1/sqrt(var + epsilon), and 0 where that sum is 0: a constant group is then 0, not NaN."""
+    total = var + epsilon
+    positive = total > 0
+    return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, total, 1)), 0)

@@ -1,0 +1,139 @@
+"""Standardize, scale and shift: which way the arithmetic goes is decided here, and nowhere else."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from .. import cpu_kernels
+from .._numerics.axes import fit_parameter, is_trailing, split_channels
+from .._numerics.fused import Plan, normalized
+from .._numerics.moments import Reduction, deviations, rstd, zero_masked
+
+# XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
+SMALL = 65536
+# of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
+PRODUCTS = frozenset([*range(33), *range(100, 513)])
+# above this many elements it computes a norm tile by tile, if nothing stands in the way
+LARGE = 2**21
+
+
+# inline: called within another program it leaves no trace there; called outside of any it is compiled once
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _compiled(
+    rule: Callable[..., jax.Array],
+    plan: Plan,
+    constant: float | None,
+    x: Any,
+    valid: Any,
+    epsilon: Any,
+    *parameters: Any,
+) -> jax.Array:
+    return rule(plan, x, valid, epsilon if constant is None else constant, *parameters)
+
+
+class Affine(Protocol):
+    """What applies scale and bias: a ParamState whose `execute` may be more than arithmetic."""
+
+    value: Any
+
+    def execute(self, x: jax.Array) -> jax.Array:
+        """Apply scale and bias to z."""
+
+
+class Standardization(NamedTuple):
+    """How to standardize.
+
+    `over` is what the statistics run over; `epsilon` the variance that is added; `centred` whether the mean is
+    subtracted; `fast_variance` whether the compensated form may be left out; `keep_padding` whether masked elements are
+    standardized with the statistics of the valid ones.
+    """
+
+    over: Reduction
+    epsilon: Any
+    centred: bool
+    fast_variance: bool
+    keep_padding: bool
+
+
+def standardize(
+    x: jax.Array,
+    valid: jax.Array | None,
+    how: Standardization,
+    dtype: Any,
+    *,
+    scale: Any = None,
+    bias: Any = None,
+    affine: Affine | None = None,
+) -> jax.Array:
+    """Return z * scale + bias, where z is the deviation from the mean over the standard deviation.
+
+    The arithmetic is done in `dtype`. In a group with nothing valid z is 0.
+    """
+    learned = {"scale": scale, "bias": bias} if affine is None else {}
+    parameters = [
+        None if learned.get(key) is None else fit_parameter(learned[key], x.shape, option=key, name=how.over.name)
+        for key in ("scale", "bias")
+    ]
+    way = _fast if _local(x, how) else _plain
+    y = way(x, valid, how, dtype, *parameters)
+    return y if affine is None else affine.execute(y).reshape(y.shape)
+
+
+def _local(x: jax.Array, how: Standardization) -> bool:
+    """Tell whether the fast rule may be taken: one device's data, statistics that stay there, padding that is dropped.
+
+    A custom rule may not hold collectives: under vmap it is traced again where their axis is not bound. Arrays of
+    explicit sharding carry it in their type, and the rule's products would have to name that of their results.
+    """
+    explicit = any(part is not None for part in jax.typeof(x).sharding.spec)
+    return how.over.axis_name is None and not how.keep_padding and not explicit
+
+
+def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
+    """Take the fast rule. Channels grouped without other axes are split in two first: then a group is an axis."""
+    over, shape = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups), x.shape
+    split = over.channel_axis is not None and not over.axes
+    if over.channel_axis is not None and not over.axes:
+        channel, groups = over.channel_axis - len(shape), over.num_groups
+        x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
+        over = Reduction((over.channel_axis + 1,))
+    plan = _plan(x.shape, x.dtype, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
+    number = isinstance(how.epsilon, float | int)
+    constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
+    rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or normalized
+    y: jax.Array = _compiled(rule, plan, constant, x, valid, epsilon, scale, bias)
+    return y.reshape(shape) if split else y
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    shape: tuple[int, ...], given: Any, over: Reduction, centred: bool, fast: bool, dtype: Any, backend: str
+) -> Plan:
+    """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
+    cpu, size = backend == "cpu", math.prod(shape)
+    products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) in PRODUCTS
+    tiled = (
+        cpu
+        and size > LARGE
+        and (centred or given != dtype)
+        and over.channel_axis is None
+        and is_trailing(over.axes, len(shape))
+    )
+    return Plan(over, centred, centred and not fast, jnp.dtype(dtype), cpu, products, tiled)
+
+
+def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
+    """Return the same by the plain differentiable form, which holds on one device and on many."""
+    x = x.astype(dtype)
+    if valid is not None:
+        # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
+        x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
+    found, deviation = deviations(x, how.over, valid, centred=how.centred)
+    r = rstd(found.var, how.epsilon)
+    z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
+    z = z if scale is None else z * scale
+    return z if bias is None else z + bias

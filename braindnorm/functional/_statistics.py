@@ -1,0 +1,85 @@
+"""The statistics alone, with their units: what a script that needs no norm asks for."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from .. import units
+from .._numerics.axes import Axes, canonical_axes
+from .._numerics.collectives import AxisName
+from .._numerics.moments import Reduction, deviations
+from ..masks._align import align
+from ._normalize import check_axis_name, real_array
+
+
+class Statistics(NamedTuple):
+    """What :func:`moments` returns: how many valid elements, their mean, their (population) variance."""
+
+    count: Any
+    mean: Any
+    var: Any
+
+
+def moments(
+    x: Any,
+    reduction_axes: Axes = -1,
+    *,
+    mask: Any = None,
+    unit: Any = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: Any = None,
+    keepdims: bool = False,
+    name: str = "moments",
+) -> Statistics:
+    r"""Count the valid elements, and take their mean and variance, with their units.
+
+    .. math:: n, \quad \mu = \tfrac1n \sum x, \quad \sigma^2 = \tfrac1n \sum (x - \mu)^2
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The input, of any shape.
+    reduction_axes : int or sequence of int
+        The axes that the statistics run over.
+    mask, unit, axis_name, axis_index_groups, name
+        As in every norm: see :mod:`braindnorm.functional`.
+    keepdims : bool
+        Keep the reduced axes with length 1.
+
+    Returns
+    -------
+    Statistics
+        The count, the mean in the unit of `x` (or in `unit`), and the variance in its square. Where nothing is valid
+        all three are 0.
+
+    Raises
+    ------
+    NormError
+        See :mod:`braindnorm.functional`.
+
+    References
+    ----------
+    .. [1] Chan, T. F., Golub, G. H. and LeVeque, R. J. (1979). Updating formulae and a pairwise algorithm for computing
+       sample variances. Stanford STAN-CS-79-773.
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm.functional import moments
+    >>> count, mean, var = moments(jnp.array([-65., -63., jnp.nan]) * u.mV, mask=[1, 1, 0])
+    >>> print(count, mean, var)
+    2.0 -64. mV 1. mV^2
+    """
+    check_axis_name(axis_name, axis_index_groups, name=name)
+    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
+    array = real_array(mantissa, name=name)
+    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    axes = canonical_axes(reduction_axes, array.ndim, option="reduction_axes", name=name)
+    over = Reduction(axes, axis_name=axis_name, axis_index_groups=axis_index_groups, name=name)
+    valid = align(mask, array.shape, name=name)
+    found, _ = deviations(array, over, valid)
+    kept = found.mean.shape
+    count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
+    if not keepdims:
+        count, mean, var = (jnp.squeeze(v, axes) for v in (count, mean, var))
+    return Statistics(count, units.restore(mean, reference), units.restore(var, reference**2))

@@ -1,0 +1,70 @@
+"""Read a mask of any accepted type, and align it with the input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..errors import MaskError
+from ..units import is_event, unwrap
+
+
+def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
+    """Return the mask as booleans with as many axes as the input, not yet broadcast; None stays None.
+
+    Parameters
+    ----------
+    mask : array_like of bool or int, BinaryArray or None
+        True or non-zero where the input is valid.
+    shape : sequence of int
+        The input's shape.
+    name : str
+        What errors call the norm.
+
+    Raises
+    ------
+    MaskError
+        If the mask is of floats (a weight is not a mask), does not broadcast to `shape`, or has fewer axes than the
+        input and fits its leading ones.
+    """
+    if mask is None:
+        return None
+    valid = as_booleans(mask, name)
+    padded = (1,) * (len(shape) - valid.ndim) + valid.shape
+    fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and broadcasts(valid.shape, shape)
+    if fits_leading:
+        write = ", ".join(["...", *["None"] * (len(shape) - valid.ndim)])
+        both = " and its trailing axes too" if broadcasts(padded, shape) else ""
+        raise MaskError(
+            f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both},"
+            f" but masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
+            f" {len(shape)} axes."
+        )
+    if len(padded) > len(shape) or not broadcasts(padded, shape):
+        raise MaskError(
+            f"{name}: a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
+            " entry, or 1, for each axis of the input."
+        )
+    return valid.reshape(padded)
+
+
+def as_booleans(mask: Any, name: str) -> jax.Array:
+    """Read a mask of any accepted type as booleans, of the shape that it has."""
+    try:
+        array = jnp.asarray(unwrap(mask))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MaskError(
+            f"{name}: the mask must be an array of booleans or of integers 0 and 1; got {mask!r}."
+        ) from error
+    if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or is_event(mask)):
+        raise MaskError(
+            f"{name}: the mask is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
+            " mask != 0, or mask > 0.5 if it is a probability."
+        )
+    return array != 0
+
+
+def broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:
+    """Tell whether each axis of the mask is 1 or as long as the array's, counted from the left."""
+    return all(m in (1, n) for m, n in zip(mask_shape, shape, strict=False))

@@ -1,0 +1,84 @@
+"""Draw what was recorded: the input before a norm and the output after it, over time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import units
+from .._optional import package
+from ._recorded import Recorded
+from ._totals import Record
+
+
+def plot(records: Any, times: Any = None) -> Any:
+    """Plot the mean and the spread of a norm's input and output over a run.
+
+    Parameters
+    ----------
+    records : Record, Recorded or dict of them
+        What :func:`record` gave, one norm of it, or what ``read`` returned. A dict makes a row for each.
+    times : array_like or Quantity, optional
+        The time of each step; the number of the step without it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A row a norm: left the input, right the output, each as mean and mean ± standard deviation, with its unit on
+        the axis. Where elements were masked, their share is in grey, on an axis of its own.
+
+    Raises
+    ------
+    PackageError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> from braindnorm import LayerNorm, monitor
+    >>> norm = monitor.Recorded(LayerNorm(2), num_steps=3)
+    >>> _ = brainstate.transform.for_loop(norm, jnp.array([[1., 2.], [2., 4.], [3., 6.]]))
+    >>> figure = monitor.plot(norm)
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['input', 'output']
+    """
+    pyplot = package("matplotlib.pyplot", call="plot")
+    rows = dict(records) if isinstance(records, Mapping) else {"": records}
+    figure, grid = pyplot.subplots(
+        len(rows), 2, figsize=(9, 2.6 * len(rows)), sharex=True, squeeze=False, layout="constrained"
+    )
+    for axes, (title, entry) in zip(grid, rows.items(), strict=True):
+        read = entry.read() if isinstance(entry, Recorded) else entry
+        along, time_unit = _times(times, read)
+        _band(axes[0], along, read.mean, read.std, "input")
+        _band(axes[1], along, read.out_mean, read.out_std, "output")
+        axes[0].set_title(title, loc="left")
+        if np.any(read.masked > 0):
+            _masked(axes[0], along, read.masked)
+    for axes in grid[-1]:
+        axes.set_xlabel("step" if times is None else _with_unit("time", time_unit))
+    return figure
+
+
+def _times(times: Any, read: Record) -> tuple[np.ndarray, Any]:
+    steps = len(read.count)
+    values, unit = units.strip(np.arange(steps) if times is None else times, None, name="plot")
+    return np.asarray(values)[:steps], unit
+
+
+def _band(axes: Any, along: np.ndarray, mean: Any, std: Any, what: str) -> None:
+    (centre, unit), (spread, _) = (units.strip(v, None, name="plot") for v in (mean, std))
+    (line,) = axes.plot(along, centre)
+    axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
+    axes.set_ylabel(_with_unit(what, unit))
+
+
+def _masked(axes: Any, along: np.ndarray, share: np.ndarray) -> None:
+    twin = axes.twinx()
+    twin.fill_between(along, share, step="mid", color="0.5", alpha=0.25, linewidth=0)
+    twin.set_ylim(0, 1)
+    twin.set_ylabel("masked share")
+
+
+def _with_unit(what: str, unit: Any) -> str:
+    return what if unit.is_unitless else f"{what} ({unit})"

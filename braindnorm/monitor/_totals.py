@@ -1,0 +1,100 @@
+"""What is recorded of one call of a norm: a few sums that add up over groups, batches and devices."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import units
+from .._numerics.moments import Moments, Reduction, across_devices, deviations, local_sum
+from ..functional._normalize import real_array, reduction_of
+from ..layers import GroupNorm, RMSNorm
+from ..layers._wiring import label
+from ..masks._align import align
+from ..masks._step_mask import with_step_mask
+
+# The sums, in the order in which they are kept.
+SUMS = ("elements", "valid", "total", "m2", "out_total", "out_m2", "silent", "spikes", "groups", "single", "flat")
+
+
+class Record(NamedTuple):
+    """The statistics of a norm, one entry a step; NaN in a step in which nothing was valid.
+
+    `count` is how many valid elements there were and `masked` the share of those that were not. `mean` and `std` are of
+    the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups,
+    which is what the norm divides by. `out_mean` and `out_std` are the same of the output, in its unit.
+    """
+
+    count: Any
+    masked: Any
+    mean: Any
+    std: Any
+    out_mean: Any
+    out_std: Any
+
+
+def totals_of(norm: Any, x: Any, y: Any, mask: Any, unit: Any, out_unit: Any) -> jax.Array:
+    """Return the sums of one call, in the order of :data:`SUMS`; `x` and `y` count in the units given."""
+    name = label(norm)
+    array, out = (_plain(v, kept, name) for v, kept in ((x, unit), (y, out_unit)))
+    valid = align(with_step_mask(mask, x, norm.in_size, name=name), array.shape, name=name)
+    over = _reduction(norm, array.shape)
+    found, _ = deviations(array, over, valid)
+    written, _ = deviations(out, over, valid)
+    seen = jnp.ones(array.shape, bool) if valid is None else jnp.broadcast_to(valid, array.shape)
+    counted = (jnp.ones_like(seen), seen, seen & (array == 0), seen & (array == 1))
+    elements, count, silent, spikes = across_devices([local_sum(v.astype(array.dtype), over) for v in counted], over)
+    power = found.var + jnp.square(found.mean) if isinstance(norm, RMSNorm) else found.var
+    several = count > 1
+    flat = several & (power < units.variance_of(norm.epsilon, unit, name=name))
+    # a group's sums stand at each of its channels
+    copies = 1 if over.channel_axis is None else array.shape[over.channel_axis] // over.num_groups
+    sums = (elements, count, *_sums(found, count), *_sums(written, count), silent, spikes, several, count == 1, flat)
+    added: jax.Array = _over_batch(jnp.stack([jnp.sum(jnp.broadcast_to(v, count.shape)) / copies for v in sums]))
+    return added
+
+
+def record_of(rows: np.ndarray, unit: Any, out_unit: Any) -> Record:
+    """Read the sums of several calls as statistics with units."""
+    column = dict(zip(SUMS, rows.T, strict=True))
+    valid = np.where(column["valid"] > 0, column["valid"], np.nan)
+    std, out_std = (np.sqrt(column[key] / valid) for key in ("m2", "out_m2"))
+    return Record(
+        column["valid"],
+        1 - column["valid"] / column["elements"],
+        units.restore(column["total"] / valid, unit),
+        units.restore(std, unit),
+        units.restore(column["out_total"] / valid, out_unit),
+        units.restore(out_std, out_unit),
+    )
+
+
+def _plain(x: Any, unit: Any, name: str) -> jax.Array:
+    """Return the mantissa of `x` in a unit, in float32 at least, without derivatives."""
+    array = real_array(units.strip(x, unit, name=name)[0], name=name)
+    return jax.lax.stop_gradient(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
+
+
+def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
+    grouped = isinstance(norm, GroupNorm)
+    feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, None)
+    over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=label(norm))
+    return over._replace(axis_name=norm.axis_name, axis_index_groups=norm.axis_index_groups)
+
+
+def _sums(found: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the sum of the elements of each group, and of their squared deviations."""
+    return found.mean * count, jnp.broadcast_to(found.m2, count.shape)
+
+
+@jax.custom_batching.custom_vmap
+def _over_batch(totals: jax.Array) -> jax.Array:
+    """Add up over the batch under ``vmap``, so that the State that keeps the sums has no batch axis."""
+    return totals
+
+
+@_over_batch.def_vmap
+def _add_up(axis_size: int, in_batched: list[bool], totals: jax.Array) -> tuple[jax.Array, bool]:
+    (batched,) = in_batched
+    return _over_batch(jnp.sum(totals, axis=0) if batched else totals), False

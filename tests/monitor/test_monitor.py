@@ -1,0 +1,265 @@
+"""What is recorded of a run, under every transformation; what is drawn; what is warned of."""
+
+import sys
+import warnings
+from typing import Any
+
+import brainstate
+import brainunit as u
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import nn
+
+from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, monitor, step_mask
+from braindnorm.errors import OptionError, PackageError
+
+T, B, C = 6, 4, 8
+
+
+def potential() -> np.ndarray:
+    values = np.random.default_rng(0).standard_normal((T, B, C)) * 3 - 65
+    return values.astype(np.float32)
+
+
+def net_of(norm: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Sequential(norm), lambda z: 2 * z)
+
+
+def expected(v: np.ndarray, valid: np.ndarray, axes: tuple[int, ...] = (-1,)) -> tuple[np.ndarray, np.ndarray]:
+    """Return, step by step in float64, the mean and the spread within groups of the valid elements."""
+    masked = np.where(valid, v.astype(np.float64), np.nan)
+    deviation = masked - np.nanmean(masked, axis=axes, keepdims=True)
+    steps = tuple(range(1, v.ndim))
+    return np.nanmean(masked, axis=steps), np.sqrt(np.nanmean(deviation**2, axis=steps))
+
+
+RUNS = {
+    "for_loop": lambda net, v: brainstate.transform.for_loop(net, v),
+    "jit": lambda net, v: brainstate.transform.jit(lambda v: brainstate.transform.for_loop(net, v))(v),
+    "vmap inside": lambda net, v: brainstate.transform.for_loop(lambda x: brainstate.transform.vmap(net)(x), v),
+    "vmap outside": lambda net, v: brainstate.transform.vmap(
+        lambda x: brainstate.transform.for_loop(net, x), in_axes=1, out_axes=1
+    )(v),
+    "vmap2": lambda net, v: brainstate.transform.vmap2(
+        lambda x: brainstate.transform.for_loop(net, x), in_axes=1, out_axes=1
+    )(v),
+    "python": lambda net, v: jnp.stack([net(x) for x in v]),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_statistics_of_a_run(run: str) -> None:
+    v, net = potential(), net_of(LayerNorm(C, epsilon=0.0))
+    plain = RUNS[run](net, v)
+    with monitor.record(net, T) as records:
+        recorded = RUNS[run](net, v)
+    np.testing.assert_array_equal(recorded, plain)
+    assert list(records) == ["layers.0.layers.0"]
+    found = records["layers.0.layers.0"].read()
+    mean, std = expected(v, np.ones_like(v, bool))
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, std, rtol=1e-5)
+    np.testing.assert_array_equal(found.count, B * C)
+    np.testing.assert_array_equal(found.masked, 0)
+    np.testing.assert_allclose(found.out_mean, 0, atol=1e-5)
+    np.testing.assert_allclose(found.out_std, 1, rtol=1e-5)
+
+
+def test_nested_vmap_adds_up_over_all_of_it() -> None:
+    v, norm = potential(), monitor.Recorded(LayerNorm(C), 1)
+    jax.vmap(jax.vmap(norm))(v)
+    assert norm.read().count == [T * B * C]
+    np.testing.assert_allclose(norm.read().mean, [v.mean(dtype=np.float64)], rtol=1e-6)
+
+
+def test_derivatives_are_those_of_the_norm() -> None:
+    v, norm = potential()[0], LayerNorm(C)
+    recorded = monitor.Recorded(norm, 3)
+    loss = lambda f, x: jnp.sum(jnp.square(f(x)) * jnp.arange(C))  # noqa: E731
+    for transform in (brainstate.transform.grad, lambda f: brainstate.transform.jit(brainstate.transform.grad(f))):
+        np.testing.assert_array_equal(transform(lambda x: loss(recorded, x))(v), transform(lambda x: loss(norm, x))(v))
+    assert recorded.calls == 2
+
+
+def test_units_are_those_of_the_first_call_or_of_the_norm() -> None:
+    v = potential()
+    for norm, unit in ((LayerNorm(C), u.mV), (LayerNorm(C, unit=u.volt, out_unit=u.UNITLESS), u.volt)):
+        recorded = monitor.Recorded(norm, 2)
+        recorded(v[0] * u.mV)
+        recorded(v[1] / 1000 * u.volt)
+        found = recorded.read()
+        assert found.mean.unit == unit == found.std.unit
+        np.testing.assert_allclose(found.mean.to_decimal(u.mV), v[:2].mean((1, 2)), rtol=1e-5)
+        assert u.get_unit(found.out_mean) == (u.mV if unit == u.mV else u.UNITLESS)
+
+
+def test_masks_of_both_kinds() -> None:
+    v = potential()
+    valid = np.arange(C) < np.array([8, 5, 2, 0])[:, None]
+    explicit, ambient = (monitor.Recorded(LayerNorm(C), T) for _ in range(2))
+    for x in v:
+        explicit(np.where(valid, x, np.nan), mask=valid)
+        with step_mask(valid[:, 0]):
+            ambient(x)
+    mean, std = expected(v[:, :3], np.broadcast_to(valid[:3], v[:, :3].shape))
+    np.testing.assert_allclose(explicit.read().mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(explicit.read().std, std, rtol=1e-5)
+    np.testing.assert_allclose(explicit.read().masked, 1 - 15 / 32, rtol=1e-6)
+    np.testing.assert_allclose(ambient.read().masked, 1 / 4, rtol=1e-6)
+
+
+def test_a_step_without_anything_valid_has_no_mean() -> None:
+    recorded = monitor.Recorded(LayerNorm(C), 1)
+    recorded(potential()[0], mask=False)
+    found = recorded.read()
+    assert found.count == [0]
+    assert found.masked == [1]
+    assert np.isnan([found.mean, found.std, found.out_mean, found.out_std]).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "split"),
+    [
+        (GroupNorm(C, num_groups=2, epsilon=0.0), (B, 2, C // 2)),
+        (GroupNorm((C, 3), feature_axis=0, num_groups=2, epsilon=0.0), (B, 2, C // 2, 3)),
+    ],
+)
+def test_groups_of_channels(norm: GroupNorm, split: tuple[int, ...]) -> None:
+    x = np.random.default_rng(1).standard_normal((B, *norm.in_size)).astype(np.float32)
+    recorded = monitor.Recorded(norm, 1)
+    recorded(x)
+    found = recorded.read()
+    groups = x.reshape(split).astype(np.float64)
+    spread = np.sqrt(groups.var(axis=tuple(range(2, groups.ndim))).mean())
+    np.testing.assert_allclose(found.mean, [x.mean()], atol=1e-6)
+    np.testing.assert_allclose(found.std, [spread], rtol=1e-5)
+    assert found.count == [x.size]
+
+
+def test_devices_of_one_group_are_one_input() -> None:
+    v = potential()[0]
+    recorded = monitor.Recorded(LayerNorm(C // 2, axis_name="device"), 1)
+    halves = v.reshape(B, 2, C // 2)
+    brainstate.transform.vmap(recorded, in_axes=1, out_axes=1, axis_name="device")(halves)
+    found = recorded.read()
+    mean, std = expected(v[None], np.ones((1, B, C), bool))
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.std, std, rtol=1e-5)
+    assert found.count == [B * C]
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    norm = LayerNorm(C)
+    net = nn.Sequential(norm, norm)
+    with pytest.raises(ZeroDivisionError), monitor.record(net, 1):
+        assert isinstance(net.layers[0], monitor.Recorded)
+        assert net.layers[0] is net.layers[1]
+        raise ZeroDivisionError
+    assert net.layers == [norm, norm]
+
+
+def test_a_norm_with_a_memory_is_left_alone() -> None:
+    net = nn.Sequential(OverTime(LayerNorm(C)), LayerNorm(C))
+    with monitor.record(net, 1) as records:
+        assert list(records) == ["layers.1"]
+        assert isinstance(net.layers[0].norm, LayerNorm)
+
+
+def test_init_state_begins_a_new_record() -> None:
+    recorded = monitor.Recorded(RMSNorm(C), 3)
+    recorded(potential()[0])
+    assert recorded.calls == 1
+    nn.init_all_states(recorded, batch_size=B)
+    assert recorded.calls == 0
+    assert recorded.read().count.shape == (0,)
+    assert recorded.check() == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "x", "message"),
+    [
+        (
+            LayerNorm(C),
+            potential()[0] * 1e-3 * 1e-3,
+            r"epsilon=1e-06 is larger than the variance in 100% of the groups",
+        ),
+        (LayerNorm(C), potential()[0] * 1e-6 * u.volt, r"larger than the variance, counted in \(V\)\^2, in 100%"),
+        (RMSNorm(C, epsilon=1.0), potential()[0] * 1e-3, "epsilon=1.0 is larger than the variance"),
+        (LayerNorm(C), potential()[0] > -65, "every valid input was 0 or 1"),
+        (LayerNorm(C), (potential()[0] > -65).astype(np.float32), "every valid input was 0 or 1"),
+        (LayerNorm(1), potential()[0, :, :1], "most groups have one valid element"),
+        (GroupNorm(C, num_groups=C), potential()[0], "most groups have one valid element"),
+    ],
+)
+def test_mistakes_are_warned_of(norm: Any, x: Any, message: str) -> None:
+    with pytest.warns(monitor.NormWarning, match=message):
+        monitor.check(norm, x)
+    assert len(monitor.check(norm, x, warn=False)) == 1
+    net = nn.Sequential(norm)
+    with pytest.warns(monitor.NormWarning, match=message) as caught, monitor.record(net, T):
+        brainstate.transform.for_loop(net, u.math.stack([x] * T))
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    with monitor.record(net, T, warn=False):
+        net(x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "x", "mask"),
+    [
+        (LayerNorm(C), potential()[0], None),
+        (RMSNorm(C), potential()[0] * 1e-3, None),
+        (LayerNorm(C), (potential()[0] > -65) * u.mV, None),
+        (LayerNorm(C), np.arange(C), None),
+        (LayerNorm(C), potential()[0], False),
+        (GroupNorm(C, num_groups=2), potential()[0], np.arange(C) < 6),
+    ],
+)
+def test_what_is_right_is_not_warned_of(norm: Any, x: Any, mask: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert monitor.check(norm, x, mask=mask) == []
+
+
+def test_calls_beyond_the_record_are_told() -> None:
+    recorded = monitor.Recorded(LayerNorm(C), 2)
+    brainstate.transform.for_loop(recorded, potential())
+    assert recorded.read().count.shape == (2,)
+    with pytest.warns(monitor.NormWarning, match="6 calls, of which the first 2 were recorded"):
+        recorded.check()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: monitor.Recorded(DivisiveNorm(4), 1), "Recorded takes a LayerNorm, an RMSNorm or a GroupNorm"),
+        (lambda: monitor.Recorded(LayerNorm(4), 0), "num_steps must be a positive integer; got 0"),
+        (lambda: monitor.record(LayerNorm(4), 1).__enter__(), r"no LayerNorm.*write Recorded\(norm, num_steps\)"),
+        (lambda: monitor.record(nn.Sequential(nn.LayerNorm(4)), 1).__enter__(), r"first replace_norms\(model\)"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said(call: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        call()
+
+
+def test_plot_has_a_row_a_norm_and_units_on_its_axes() -> None:
+    v, net = potential() * u.mV, nn.Sequential(LayerNorm(C), LayerNorm(C, out_unit=u.nA))
+    with monitor.record(net, T) as records:
+        for x in v:
+            net.layers[1](net.layers[0](x), mask=np.arange(C) < 6)
+    figure = monitor.plot(records, times=np.arange(T) * 0.1 * u.ms)
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["input (mV)", "output (mV)", "input (mV)", "output (nA)", "masked share"]
+    assert figure.axes[2].get_xlabel() == "time (ms)"
+    assert [axes.get_title(loc="left") for axes in figure.axes[:4:2]] == ["layers.0", "layers.1"]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), records["layers.0"].read().mean.mantissa)
+    assert monitor.plot(records["layers.0"].read()).axes[0].get_xlabel() == "step"
+
+
+def test_plot_says_that_matplotlib_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(PackageError, match="plot needs the package matplotlib"):
+        monitor.plot(monitor.Recorded(LayerNorm(C), 1))
