@@ -93,15 +93,13 @@ def real_array(x: Any, *, name: str) -> jax.Array:
     DtypeError
         If it is complex.
     """
-    array = x if isinstance(x, jax.Array) else jnp.asarray(x)
+    array = units.floating(x)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise DtypeError(
             f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
             " and imaginary parts, or its magnitude."
         )
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        return array
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array
 
 
 def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:

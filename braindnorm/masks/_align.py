@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..errors import MaskError
-from ..units import is_event, unwrap
+from ..units import exact, is_event, is_masked, unwrap
 
 
 def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
@@ -51,18 +52,25 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
 
 def as_booleans(mask: Any, name: str) -> jax.Array:
     """Read a mask of any accepted type as booleans, of the shape that it has."""
+    inside = unwrap(mask)
+    if is_masked(inside):
+        raise MaskError(
+            f"{name}: the mask is a masked array of numpy, whose own mask would be lost. Write mask.filled(False)."
+        )
     try:
-        array = jnp.asarray(unwrap(mask))
+        array = exact(inside)
     except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(
             f"{name}: the mask must be an array of booleans or of integers 0 and 1; got {mask!r}."
         ) from error
+    array = array if isinstance(array, jax.Array) else np.asarray(array)
     if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or is_event(mask)):
         raise MaskError(
             f"{name}: the mask is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
             " mask != 0, or mask > 0.5 if it is a probability."
         )
-    return array != 0
+    # compared before JAX sees it: it would wrap integers of 64 bits
+    return jnp.asarray(array != 0)
 
 
 def broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:

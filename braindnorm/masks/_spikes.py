@@ -5,10 +5,12 @@ from typing import Any
 import brainstate
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._numerics.axes import Axes, canonical_axes
 from ..errors import MaskError, OptionError
-from ..units import strip, unwrap
+from ..units import convert, is_masked, known, strip, unwrap
+from ._edges import SHARE, Compared, check_shapes, in_one_unit, refuse_blurred
 
 
 def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Array:
@@ -21,7 +23,7 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     last_spike_time : Quantity, array_like or State
         When each neuron spiked last, of any shape; :math:`-\infty` (or -1e7 ms) if it never did.
     tau_ref : Quantity or array_like
-        The refractory period, broadcast to it.
+        The refractory period: one, or one for each neuron.
     t : Quantity or array_like, optional
         The time. None takes ``t`` of ``brainstate.environ``.
 
@@ -34,8 +36,17 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     ------
     OptionError
         If there is no `t`, neither here nor in the environment.
+    MaskError
+        If `tau_ref` or `t` does not broadcast to the neurons. If it cannot be told whether a period is over, since
+        times of this size are rounded to more than half of a step (where values are known; see Notes).
     UnitError
         If the three are not of one dimension.
+
+    Notes
+    -----
+    A period that ends within a thousandth of a step of `t` is over, if the environment has the step, ``dt``; so is one
+    that ends within four roundings of `t` (float32: 5e-7 of it). After a million steps or more float32 cannot tell them
+    apart: an error, where values are known; in a compiled loop they are not, and periods may be off by a step.
 
     Examples
     --------
@@ -48,10 +59,16 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     t = brainstate.environ.get("t", None) if t is None else t
     if t is None:
         raise OptionError(f"{name}: what time is it? Give t=, or set it with brainstate.environ.context(t=...).")
-    last, unit = strip(last_spike_time, None, name=name)
-    now, period = (jnp.asarray(strip(v, unit, name=name)[0]) for v in (t, tau_ref))
-    elapsed: jax.Array = now - jnp.asarray(last)
-    return elapsed >= period
+    compared = in_one_unit(name, last_spike_time=last_spike_time, tau_ref=tau_ref, t=t)
+    check_shapes(compared, name=name)
+    last, period, now = compared.values.values()
+    step = _step(compared)
+    blur = compared.blur(abs(now) + abs(period))
+    left = period - (now - last)
+    if all(isinstance(value, np.ndarray) for value in (last, period, now)):
+        near = (blur > (period if step is None else step) / 2) & (period > 0) & (abs(left) <= blur)
+        refuse_blurred(near, "the end of a refractory period", compared, name=name)
+    return jnp.asarray(left <= blur + (0 if step is None else SHARE * step))
 
 
 def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
@@ -64,9 +81,10 @@ def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
     membrane : Quantity, array_like or State
         The membrane potential :math:`V`, of any shape.
     reset : Quantity or array_like
-        The reset potential, broadcast to it.
+        The reset potential: one, or one for each neuron.
     tolerance : Quantity or array_like, optional
-        :math:`\theta`, a potential. None is 0: for a model that writes the reset potential itself.
+        :math:`\theta`, a potential. None is 0: for a model that writes the reset potential itself. Four roundings of
+        the potentials are added to it (float32: 5e-7 of them, 3e-5 mV at -65 mV), so that prefixes do not matter.
 
     Returns
     -------
@@ -75,6 +93,8 @@ def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
 
     Raises
     ------
+    MaskError
+        If `reset` or `tolerance` does not broadcast to the membrane.
     UnitError
         If they are not of one dimension.
 
@@ -85,11 +105,12 @@ def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
     >>> off_reset(jnp.array([-65., -60.]) * u.mV, -0.065 * u.volt, tolerance=0.1 * u.mV)
     Array([False,  True], dtype=bool)
     """
-    v, unit = strip(membrane, None, name="off_reset")
-    v = jnp.asarray(v)
-    held = jnp.asarray(strip(reset, unit, name="off_reset")[0], v.dtype)
-    theta = 0 if tolerance is None else jnp.asarray(strip(tolerance, unit, name="off_reset")[0])
-    return jnp.abs(v - held) > theta
+    given = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
+    compared = in_one_unit("off_reset", **{key: value for key, value in given.items() if value is not None})
+    check_shapes(compared, name="off_reset")
+    v, held, *rest = compared.values.values()
+    theta = rest[0] if rest else 0
+    return jnp.asarray(abs(v - held) > theta + compared.blur(abs(held) + theta))
 
 
 def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
@@ -127,9 +148,23 @@ def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
     >>> spiked(jnp.array([[0., 1., 0.], [0., 1., 1.]]))
     Array([[False,  True,  True]], dtype=bool)
     """
+    if is_masked(unwrap(spikes)):
+        raise MaskError("spiked: spikes are a masked array of numpy, whose mask would be lost. Write spikes.filled(0).")
     try:
         array = jnp.asarray(strip(unwrap(spikes), None, name="spiked")[0])
     except (TypeError, ValueError) as error:
         raise MaskError(f"spiked: spikes must be an array of numbers; got {spikes!r}.") from error
     along = canonical_axes(axes, array.ndim, option="axes", name="spiked")
     return jnp.any(array != 0, axis=along, keepdims=True)
+
+
+def _step(compared: Compared) -> Any:
+    """Return the environment's time step in the unit of what is compared; None if it has none of that dimension."""
+    dt = brainstate.environ.get("dt", None)
+    if dt is None:
+        return None
+    mantissa, unit = strip(dt, None, name="not_refractory (dt of the environment)")
+    step = known(mantissa)
+    if step is None or not unit.has_same_dim(compared.unit):
+        return None
+    return np.asarray(convert(step, unit, compared.unit))

@@ -1,5 +1,6 @@
 """Masks of trials: from how many steps each has, when it ends, or where its recording has gaps."""
 
+import operator
 from typing import Any
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics.axes import canonical_axes
-from ..errors import MaskError, UnitError
-from ..units import convert, strip
+from ..errors import MaskError, OptionError
+from ..units import UNITLESS, exact, is_masked, strip, unwrap
+from ._edges import before, in_one_unit
 
 
 def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
@@ -31,7 +33,7 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
     Raises
     ------
     MaskError
-        If lengths are not integers, or (where their values are known) not between 0 and T.
+        If lengths are not integers, or (where their values are known) not between 0 and T; or if T is no such number.
 
     Examples
     --------
@@ -41,27 +43,32 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
            [0, 1],
            [0, 1]], dtype=int32)
     """
-    counts = jnp.asarray(lengths)
-    if not jnp.issubdtype(counts.dtype, jnp.integer):
-        raise MaskError(f"from_lengths: lengths must be integers (numbers of steps); got dtype {counts.dtype}.")
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 0:
-        raise MaskError(f"from_lengths: num_steps must be an integer, zero or larger; got {num_steps!r}.")
-    if counts.size and not isinstance(counts, jax.core.Tracer) and not 0 <= counts.min() <= counts.max() <= num_steps:
-        raise MaskError(
-            f"from_lengths: lengths must lie between 0 and num_steps={num_steps}; got {counts.min()} to {counts.max()}."
-        )
-    return _steps(num_steps, counts.ndim) < counts
+    name = "from_lengths"
+    steps, counts = _num_steps(num_steps, name), _integers(lengths, name)
+    traced = isinstance(counts, jax.Array) and (isinstance(counts, jax.core.Tracer) or not counts.is_fully_addressable)
+    if not traced:
+        counts = np.asarray(counts)
+        if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= steps:
+            raise MaskError(
+                f"{name}: lengths must lie between 0 and num_steps={steps}; got {counts.min()} to {counts.max()}."
+            )
+    elif counts.dtype.itemsize >= 4:  # unsigned ones would wrap
+        counts = jnp.clip(counts, 0, steps)
+    return jnp.arange(steps).reshape(-1, *[1] * counts.ndim) < counts.astype(jnp.result_type(int))
 
 
-def from_end_times(end_times: Any, times: Any) -> jax.Array:
+def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_steps: int | None = None) -> jax.Array:
     """Mask the steps at and after the end of each trial, given in time.
 
     Parameters
     ----------
     end_times : Quantity or array_like
         When each trial ends, of any shape.
-    times : Quantity or array_like
+    times : Quantity or array_like, optional
         The time of each step, of shape (T,), in any unit of the same dimension.
+    dt, num_steps : Quantity or float, and int, optional
+        Instead of `times`: the steps are at 0, `dt`, 2 `dt`, ..., and there are T of them. Prefer it: times that were
+        computed in float32 are rounded, and these are not.
 
     Returns
     -------
@@ -71,9 +78,19 @@ def from_end_times(end_times: Any, times: Any) -> jax.Array:
     Raises
     ------
     MaskError
-        If times is not one-dimensional.
+        If times is not one-dimensional. If an end cannot be told from its neighbours, since times of this size are
+        rounded to more than half of a step (where values are known; see Notes).
+    OptionError
+        If neither `times` nor `dt` and `num_steps` are given, or both; if `dt` is not one positive number.
     UnitError
         If one is in a unit of another dimension than the other.
+
+    Notes
+    -----
+    An end within a thousandth of a step of a step is at that step, which is then masked; so is one within four
+    roundings of its time (float32: 5e-7 of it). A time after a million steps or more is so coarse in float32 that the
+    step cannot be told: an error, where values are known. In a compiled function they are not, and the end may be off
+    by as many steps as a rounding is long. What was added up step by step (``t += dt``) is off by more: use `dt`.
 
     Examples
     --------
@@ -83,18 +100,23 @@ def from_end_times(end_times: Any, times: Any) -> jax.Array:
     Array([[1, 1],
            [0, 1],
            [0, 1]], dtype=int32)
+    >>> from_end_times([0.1, 0.3] * u.ms, dt=0.1 * u.ms, num_steps=4).sum(0)
+    Array([1, 3], dtype=int32)
     """
-    ends, unit = strip(end_times, None, name="from_end_times")
-    steps, given = strip(times, None, name="from_end_times")
-    if not given.has_same_dim(unit):
-        raise UnitError(
-            f"from_end_times: end_times are in {unit}, but times are in {given}. Give both in a unit of one dimension,"
-            " or both as plain numbers."
-        )
-    ends, steps = jnp.asarray(ends), jnp.asarray(convert(steps, given, unit))
-    if steps.ndim != 1:
-        raise MaskError(f"from_end_times: times must have one axis, the steps; got shape {steps.shape}.")
-    return steps.reshape(-1, *[1] * ends.ndim) < ends
+    name = "from_end_times"
+    if (times is None) == (dt is None) or (dt is None) != (num_steps is None):
+        raise OptionError(f"{name}: give times, the time of each step, or else both dt and num_steps.")
+    if times is None:
+        compared = in_one_unit(name, end_times=end_times, dt=dt)
+        ends, step = compared.values.values()
+        if step.ndim or (isinstance(step, np.ndarray) and not 0 < step < np.inf):
+            raise OptionError(f"{name}: dt must be one positive number or time; got {dt!r}.")
+        return before(np.arange(_num_steps(num_steps, name)) * step, ends, compared, step=step, name=name)
+    compared = in_one_unit(name, end_times=end_times, times=times)
+    ends, given = compared.values.values()
+    if given.ndim != 1:
+        raise MaskError(f"{name}: times must have one axis, the steps; got shape {given.shape}.")
+    return before(given, ends, compared, name=name)
 
 
 def from_nan(x: Any, axes: Any = ()) -> jax.Array:
@@ -126,5 +148,32 @@ def from_nan(x: Any, axes: Any = ()) -> jax.Array:
     return jnp.all(present, axis=along, keepdims=True)
 
 
-def _steps(num_steps: int, trailing: int) -> jax.Array:
-    return jnp.arange(num_steps).reshape(-1, *[1] * trailing)
+def _integers(lengths: Any, name: str) -> Any:
+    """Return lengths as an array of integers, of JAX or numpy, at their true value."""
+    if is_masked(lengths):
+        raise MaskError(
+            f"{name}: lengths are a masked array of numpy, whose mask would be lost. Write lengths.filled(0)."
+        )
+    try:
+        if not strip(lengths, None, name=name)[1] == UNITLESS:
+            raise MaskError(
+                f"{name}: lengths are numbers of steps, without a unit; got {lengths!r}. For times write"
+                " from_end_times(end_times, dt=dt, num_steps=num_steps)."
+            )
+        counts = exact(unwrap(lengths))
+    except TypeError as error:
+        raise MaskError(f"{name}: lengths must be integers (numbers of steps); got {lengths!r}.") from error
+    counts = counts if isinstance(counts, jax.Array) else np.asarray(counts)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        raise MaskError(f"{name}: lengths must be integers (numbers of steps); got dtype {counts.dtype}.")
+    return counts
+
+
+def _num_steps(num_steps: Any, name: str) -> int:
+    try:
+        steps = -1 if isinstance(num_steps, bool | np.bool_) else operator.index(num_steps)
+    except TypeError:
+        steps = -1
+    if steps < 0:
+        raise MaskError(f"{name}: num_steps must be an integer, zero or larger; got {num_steps!r}.")
+    return steps

@@ -18,13 +18,18 @@ from ._boundary import (
     unwrap,
     variance_of,
 )
+from ._numbers import exact, floating, is_masked, known
 
 __all__ = [
     "UNITLESS",
     "check_epsilon",
     "check_unit",
     "convert",
+    "exact",
+    "floating",
     "is_event",
+    "is_masked",
+    "known",
     "restore",
     "shape_of",
     "strip",

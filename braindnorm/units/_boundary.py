@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import DtypeError, OptionError, UnitError
+from ._numbers import floating, is_masked, numbers
 
 UNITLESS: u.Unit = u.UNITLESS
 
@@ -66,28 +67,22 @@ def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
     inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
     if isinstance(inside, jax.Array | float) and not _is_key(inside):  # nearly every call, in a tenth of the time
         return inside, outside
+    if is_masked(value):
+        raise DtypeError(
+            f"{name}: {what} is a masked array of numpy, whose mask would be lost. Write x.filled(0) for it, and give"
+            " mask=~numpy.ma.getmaskarray(x) to a norm."
+        )
     try:
-        if isinstance(value, u.Unit):
-            raise TypeError("a unit is no number")
-        mantissa, unit = u.split_mantissa_unit(value)
-        mantissa = _numbers(mantissa)
+        read = numbers(inside)
     except (TypeError, ValueError, OverflowError) as error:
         raise DtypeError(
             f"{name}: {what} must be a number, an array of numbers or a quantity; got {value!r}."
         ) from error
-    return mantissa, unit
+    return (read.mantissa, read.unit) if isinstance(read, u.Quantity) else (read, outside)  # a list may hold quantities
 
 
 def _is_key(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype)
-
-
-def _numbers(mantissa: Any) -> Any:
-    """Return an array or a number as it is, and a sequence as an array; raise at anything else, as JAX does at text."""
-    array = mantissa if isinstance(mantissa, jax.Array | np.ndarray) else jnp.asarray(mantissa)
-    if not (jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.bool_)):
-        raise TypeError("no numbers")
-    return mantissa if isinstance(mantissa, int | float | complex) else array
 
 
 def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
@@ -140,7 +135,7 @@ def _spell(unit: u.Unit) -> str:
 
 
 def _at_least_float32(mantissa: Any) -> Any:
-    array = jnp.asarray(mantissa)
+    array = floating(mantissa)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 

@@ -1,0 +1,128 @@
+"""Times and potentials at an edge: what is within rounding of an edge is on it, or it is said that none can tell.
+
+Values that are known are compared on the host in float64, whatever they came in; traced ones in the widest float of
+JAX. The rounding is that of the coarsest value that came, since a time in float32 has lost its digits before.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import DtypeError, MaskError, UnitError
+from ..units import convert, floating, known, strip
+
+# of a step: what is nearer to an edge is on it
+SHARE = 1e-3
+# a product, a change of unit and the rounding of both sides leave less than this many roundings
+ROUNDINGS = 4
+
+
+class Compared(NamedTuple):
+    """Values in one unit: numpy's float64 where known, else traced. `rounding` is theirs, relative to their size."""
+
+    values: dict[str, Any]
+    unit: Any
+    rounding: float
+
+    def blur(self, size: Any) -> Any:
+        """Return how far apart two values of this size may come out that were meant to be equal."""
+        return ROUNDINGS * self.rounding * size
+
+
+def in_one_unit(name: str, **given: Any) -> Compared:
+    """Read values of one dimension.
+
+    Raises
+    ------
+    UnitError
+        If they are of several, with all of them.
+    DtypeError
+        If they are no real numbers.
+    """
+    read = {key: strip(value, None, name=f"{name} (its {key})") for key, value in given.items()}
+    units = {key: unit for key, (_, unit) in read.items()}
+    if not all(unit.has_same_dim(other) for unit in units.values() for other in units.values()):
+        came = ", ".join(
+            f"{key} {'without a unit' if unit.is_unitless else f'in {unit}'}" for key, unit in units.items()
+        )
+        raise UnitError(f"{name}: got {came}. Give them in units of one dimension, or all as plain numbers.")
+    for key, (mantissa, _) in read.items():
+        if jnp.issubdtype(jnp.result_type(mantissa), jnp.complexfloating):
+            raise DtypeError(f"{name}: {key} must be real numbers; got {given[key]!r}.")
+    on_host = {key: known(mantissa) for key, (mantissa, _) in read.items()}
+    # what is traced keeps its unit, where it can
+    target = next((units[key] for key, value in on_host.items() if value is None), first)
+    values = {
+        key: convert(_widest(mantissa), unit, target)
+        if on_host[key] is None
+        else np.asarray(convert(on_host[key], unit, target))
+        for key, (mantissa, unit) in read.items()
+    }
+    rounding = max(_rounding(mantissa, on_host[key] is None) for key, (mantissa, _) in read.items())
+    return Compared(values, target, rounding)
+
+
+def check_shapes(compared: Compared, *, name: str) -> None:
+    """Raise unless all the values broadcast to the first, the neurons."""
+    (first, neurons), *others = ((key, np.shape(value)) for key, value in compared.values.items())
+    for key, shape in others:
+        try:
+            fits = np.broadcast_shapes(neurons, shape) == neurons
+        except ValueError:
+            fits = False
+        if not fits:
+            raise MaskError(
+                f"{name}: {key} of shape {shape} does not broadcast to {first} of shape {neurons}. Give one number, or"
+                " one for each neuron."
+            )
+
+
+def before(times: Any, ends: Any, compared: Compared, *, step: Any = None, name: str) -> jax.Array:
+    """Mask the times, of shape (T,), that lie before the ends by more than they may be off."""
+    steps = spacing(times) if step is None else step
+    numpy = np if isinstance(times, np.ndarray) else jnp
+    blur = compared.blur(numpy.abs(times))
+    edges = times + numpy.where(numpy.isinf(steps), 0, SHARE * steps) + blur
+    spread = [1] * np.ndim(ends)
+    if numpy is np and isinstance(ends, np.ndarray):
+        coarse = blur > steps / 2
+        near = np.abs(times[coarse].reshape(-1, *spread) - ends) <= blur[coarse].reshape(-1, *spread)
+        refuse_blurred(near, "an end", compared, name=name)
+    return jnp.asarray(edges.reshape(-1, *spread) < ends)
+
+
+def spacing(times: Any) -> Any:
+    """Return how far each time is from its nearer neighbour; infinity for a single one."""
+    numpy = np if isinstance(times, np.ndarray) else jnp
+    if not times.size:
+        return times
+    gaps = numpy.pad(numpy.abs(numpy.diff(times)), 1, constant_values=numpy.inf)
+    return numpy.minimum(gaps[1:], gaps[:-1])
+
+
+def refuse_blurred(near: Any, what: str, compared: Compared, *, name: str) -> None:
+    """Raise if anything is nearer to an edge than its rounding, where that is more than half of a step."""
+    if np.any(near):
+        raise MaskError(
+            f"{name}: it cannot be told at which step {what} lies: values of this size come with a rounding of"
+            f" {compared.rounding:.1e} of them, too coarse for the steps. Count time from the start of the trial, or"
+            " give numpy.float64 (or precision=64)."
+        )
+
+
+def _widest(mantissa: Any) -> Any:
+    array = floating(mantissa)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _rounding(mantissa: Any, traced: bool) -> float:
+    """Return the relative rounding of a value as it came, and of the arithmetic that it takes part in."""
+    dtype = np.asarray(mantissa).dtype if not isinstance(mantissa, jax.Array) else mantissa.dtype
+    if traced:
+        dtype = floating(mantissa).dtype
+    elif not jnp.issubdtype(dtype, jnp.floating):
+        dtype = np.dtype(np.float64)  # integers are exact
+    limits: Any = jnp.finfo
+    return float(limits(dtype).eps)
