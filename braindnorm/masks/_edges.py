@@ -43,10 +43,9 @@ def in_one_unit(name: str, **given: Any) -> Compared:
     """
     read = {key: strip(value, None, name=f"{name} (its {key})") for key, value in given.items()}
     units = {key: unit for key, (_, unit) in read.items()}
-    if not all(unit.has_same_dim(other) for unit in units.values() for other in units.values()):
-        came = ", ".join(
-            f"{key} {'without a unit' if unit.is_unitless else f'in {unit}'}" for key, unit in units.items()
-        )
+    first, *others = units.values()
+    if not all(unit.has_same_dim(first) for unit in others):
+        came = ", ".join(f"{key} " + ("without a unit" if v.is_unitless else f"in {v}") for key, v in units.items())
         raise UnitError(f"{name}: got {came}. Give them in units of one dimension, or all as plain numbers.")
     for key, (mantissa, _) in read.items():
         if jnp.issubdtype(jnp.result_type(mantissa), jnp.complexfloating):
@@ -84,12 +83,13 @@ def before(times: Any, ends: Any, compared: Compared, *, step: Any = None, name:
     steps = spacing(times) if step is None else step
     numpy = np if isinstance(times, np.ndarray) else jnp
     blur = compared.blur(numpy.abs(times))
-    edges = times + numpy.where(numpy.isinf(steps), 0, SHARE * steps) + blur
     spread = [1] * np.ndim(ends)
     if numpy is np and isinstance(ends, np.ndarray):
         coarse = blur > steps / 2
         near = np.abs(times[coarse].reshape(-1, *spread) - ends) <= blur[coarse].reshape(-1, *spread)
         refuse_blurred(near, "an end", compared, name=name)
+    # where nothing is known to be refused, an end is still taken for no step but its neighbours
+    edges = times + numpy.where(numpy.isinf(steps), 0, SHARE * steps) + numpy.minimum(blur, steps / 2)
     return jnp.asarray(edges.reshape(-1, *spread) < ends)
 
 
@@ -98,7 +98,8 @@ def spacing(times: Any) -> Any:
     numpy = np if isinstance(times, np.ndarray) else jnp
     if not times.size:
         return times
-    gaps = numpy.pad(numpy.abs(numpy.diff(times)), 1, constant_values=numpy.inf)
+    with np.errstate(invalid="ignore"):  # between times at infinity there is no step
+        gaps = numpy.pad(numpy.abs(numpy.diff(times)), 1, constant_values=numpy.inf)
     return numpy.minimum(gaps[1:], gaps[:-1])
 
 

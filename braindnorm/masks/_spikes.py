@@ -63,11 +63,15 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     check_shapes(compared, name=name)
     last, period, now = compared.values.values()
     step = _step(compared)
+    half = (period if step is None else step) / 2
     blur = compared.blur(abs(now) + abs(period))
     left = period - (now - last)
-    if all(isinstance(value, np.ndarray) for value in (last, period, now)):
-        near = (blur > (period if step is None else step) / 2) & (period > 0) & (abs(left) <= blur)
+    numpy: Any = np if all(isinstance(value, np.ndarray) for value in (last, period, now)) else jnp
+    if numpy is np:
+        near = (blur > half) & (period > 0) & (abs(left) <= blur)
         refuse_blurred(near, "the end of a refractory period", compared, name=name)
+    # however coarse the time, a neuron that spiked just now is refractory
+    blur = numpy.where(half > 0, numpy.minimum(blur, half), blur)
     return jnp.asarray(left <= blur + (0 if step is None else SHARE * step))
 
 

@@ -54,7 +54,8 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
             )
     elif counts.dtype.itemsize >= 4:  # unsigned ones would wrap
         counts = jnp.clip(counts, 0, steps)
-    return jnp.arange(steps).reshape(-1, *[1] * counts.ndim) < counts.astype(jnp.result_type(int))
+    lasts: jax.Array = jnp.arange(steps).reshape(-1, *[1] * counts.ndim) < counts.astype(jnp.result_type(int))
+    return lasts
 
 
 def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_steps: int | None = None) -> jax.Array:

@@ -52,8 +52,8 @@ def exact(value: Any) -> Any:
         if isinstance(value, int) and not -(2**63) <= value < 2**64:
             raise OverflowError("more than 64 bits")
         return value
-    if is_masked(value):
-        raise TypeError("numpy's masked arrays are no numbers: the mask would be lost")
+    if is_masked(value) or isinstance(value, str | bytes):
+        raise TypeError("text, and numpy's masked arrays, whose mask would be lost, are no numbers")
     on_host = hasattr(value, "__array__") and not (isinstance(value, jax.Array) or hasattr(value, "__jax_array__"))
     array: Any = np.asarray(value) if on_host else jnp.asarray(value)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, jnp.bool_)) or array.dtype.kind in "mM":
