@@ -22,6 +22,9 @@ from .moments import Reduction, at_least_one, local_count, rstd, whole_groups, z
 
 Centre = tuple[jax.Array, ...]
 
+# in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
+FEW = 64
+
 
 class Plan(NamedTuple):
     """What is known before any number is: the reduction, the terms of the equation, and how to sum.
@@ -72,7 +75,7 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     n = _count(plan, x, valid)
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
     columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
-    parts = plan.centred * (1 + (plan.compensated or columns))
+    parts = plan.centred * (1 + (plan.compensated or columns or _may_be_few(plan.over, x.shape, valid)))
     centre: Centre = ()
     if parts > 1 and not plan.compensated and valid is None:
         centre, parts = (_pilot(plan, x),), 1
@@ -90,6 +93,14 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
         return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny))
     centre, r = _fence(plan, (centre, rstd(var, epsilon)))
     return centre, r
+
+
+def _may_be_few(over: Reduction, shape: tuple[int, ...], valid: Any) -> bool:
+    """Tell whether a group may have few valid elements: a mask within groups leaves as many as it likes."""
+    if valid is not None and not whole_groups(over, valid):
+        return True
+    channels = 1 if over.channel_axis is None else shape[over.channel_axis] // over.num_groups
+    return channels * math.prod(shape[axis] for axis in over.axes) <= FEW
 
 
 def _pilot(plan: Plan, x: jax.Array) -> Any:
