@@ -64,7 +64,7 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
-    d = zero_masked(_deviation(x.astype(plan.dtype), centre), valid)
+    d = _deviation(x.astype(plan.dtype), centre, valid)
     y = d * _times(r, scale) if plan.fenced else _times(d * r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
@@ -85,8 +85,8 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     for _ in range(parts):
         # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
         centre = _fence(plan, centre)
-        centre = (*centre, _mean(plan, zero_masked(_deviation(x, centre), valid), n))
-    d = zero_masked(_deviation(x, _fence(plan, centre) if len(centre) > 1 else centre), valid)
+        centre = (*centre, _mean(plan, _deviation(x, centre, valid), n))
+    d = _deviation(x, _fence(plan, centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
     if plan.tiled and not plan.fenced:
         # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
@@ -121,7 +121,7 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
     own = _fence(plan, (centre, r))
-    z, again = (zero_masked(_deviation(x, parts), valid) * each for parts, each in (own, _fence(plan, own)))
+    z, again = (_deviation(x, parts, valid) * each for parts, each in (own, _fence(plan, own)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
@@ -142,9 +142,12 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     return zero_masked(dy if shift is None else dy + shift, valid)
 
 
-def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
+def _deviation(x: jax.Array, centre: Centre, valid: Any) -> jax.Array:
+    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds."""
+    if not centre:
+        return zero_masked(x, valid)
     for part in centre:
-        x = x - part
+        x = (x if valid is None else jnp.where(valid, x, part)) - part
     return x
 
 
