@@ -213,8 +213,9 @@ def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit, name: str) ->
         return mantissa
     if given == unit:
         return mantissa**2
+    mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
     raise UnitError(
-        f"{name}: epsilon is in {_spell(given)} and the input in {_spell(unit)}. Neither has a dimension, so epsilon"
+        f"{name}: epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
         " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
         " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
     )
