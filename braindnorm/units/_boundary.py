@@ -139,7 +139,7 @@ def _spell(unit: u.Unit) -> str:
     if re.search(r"\w \w", str(unit)) or not all(name in known for name in names):
         return f"brainunit.{known[str(unit)]}" if str(unit) in known else f"the unit {unit}"
     spelled = re.sub(_NAME, lambda name: f"brainunit.{known[name[0]]}", str(unit)).replace("^", "**")
-    return spelled if spelled == f"brainunit.{known.get(str(unit))}" else f"({spelled})"
+    return spelled if len(names) == 1 and "/" not in spelled else f"({spelled})"
 
 
 @functools.lru_cache(maxsize=1)
