@@ -9,7 +9,7 @@ Notes
 epsilon : float or Quantity
     :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of the
     input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
-    squared.
+    squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
 mask : array_like of bool or int, optional
     True or non-zero where the input is valid, broadcast to it from the right (:mod:`braindnorm.masks`). What is masked
     changes nothing elsewhere, whatever it holds. A group with nothing valid gives z = 0.

@@ -67,7 +67,7 @@ def of_its_spread(x: np.ndarray, mask: Any = None) -> np.ndarray:
     return np.asarray(deviation / np.where(spread > 0, spread, 1))
 
 
-SMALL = [2, 3, 4, 5, 8, 13, 16, 17, 31, 33, 48, 64]
+SMALL = [2, 3, 5, 8, 16, 33, 64]
 
 
 @either_way
