@@ -5,6 +5,7 @@ caller would catch without knowing this module.
 """
 
 __all__ = [
+    "ArgumentError",
     "AxisError",
     "AxisNameError",
     "ConversionError",
@@ -23,6 +24,10 @@ class NormError(Exception):
 
 class OptionError(NormError, ValueError):
     """An option has a value that means nothing here."""
+
+
+class ArgumentError(NormError, TypeError):
+    """A call has an argument that the norm does not take."""
 
 
 class AxisError(NormError, ValueError):

@@ -16,6 +16,13 @@ from ..errors import AxisError, OptionError
 Axes = int | Sequence[int]
 
 
+class _Default(int):
+    """A default that can be told from the same number given by the caller."""
+
+
+DEFAULT_GROUPS = _Default(32)
+
+
 def as_axes(axes: Any, *, option: str, name: str) -> tuple[int, ...]:
     """Read one axis or several as a tuple of integers, any integer type taken."""
     several = axes if _is_several(axes) else (axes,)
@@ -112,9 +119,7 @@ def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) 
     """
     if channels < 1:
         raise AxisError(f"{name}: the channel axis has length 0, and there is no group of no channels.")
-    if (
-        group_size is not None and isinstance(num_groups, int) and num_groups == 32
-    ):  # the default, which group_size alone overrides
+    if group_size is not None and num_groups is DEFAULT_GROUPS:  # which a group_size alone overrides
         num_groups = None
     if (num_groups is None) == (group_size is None):
         raise OptionError(

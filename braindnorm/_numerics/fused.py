@@ -22,6 +22,9 @@ from .moments import Reduction, at_least_one, local_count, rstd, whole_groups, z
 
 Centre = tuple[jax.Array, ...]
 
+# in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
+FEW = 64
+
 
 class Plan(NamedTuple):
     """What is known before any number is: the reduction, the terms of the equation, and how to sum.
@@ -61,7 +64,7 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
-    d = zero_masked(_deviation(x.astype(plan.dtype), centre), valid)
+    d = _deviation(x.astype(plan.dtype), centre, valid)
     y = d * _times(r, scale) if plan.fenced else _times(d * r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
@@ -72,7 +75,7 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     n = _count(plan, x, valid)
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
     columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
-    parts = plan.centred * (1 + (plan.compensated or columns))
+    parts = plan.centred * (1 + (plan.compensated or columns or _may_be_few(plan.over, x.shape, valid)))
     centre: Centre = ()
     if parts > 1 and not plan.compensated and valid is None:
         centre, parts = (_pilot(plan, x),), 1
@@ -82,14 +85,22 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     for _ in range(parts):
         # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
         centre = _fence(plan, centre)
-        centre = (*centre, _mean(plan, zero_masked(_deviation(x, centre), valid), n))
-    d = zero_masked(_deviation(x, _fence(plan, centre) if len(centre) > 1 else centre), valid)
+        centre = (*centre, _mean(plan, _deviation(x, centre, valid), n))
+    d = _deviation(x, _fence(plan, centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
     if plan.tiled and not plan.fenced:
         # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
         return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny))
     centre, r = _fence(plan, (centre, rstd(var, epsilon)))
     return centre, r
+
+
+def _may_be_few(over: Reduction, shape: tuple[int, ...], valid: Any) -> bool:
+    """Tell whether a group may have few valid elements: a mask within groups leaves as many as it likes."""
+    if valid is not None and not whole_groups(over, valid):
+        return True
+    channels = 1 if over.channel_axis is None else shape[over.channel_axis] // over.num_groups
+    return channels * math.prod(shape[axis] for axis in over.axes) <= FEW
 
 
 def _pilot(plan: Plan, x: jax.Array) -> Any:
@@ -110,7 +121,7 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
     own = _fence(plan, (centre, r))
-    z, again = (zero_masked(_deviation(x, parts), valid) * each for parts, each in (own, _fence(plan, own)))
+    z, again = (_deviation(x, parts, valid) * each for parts, each in (own, _fence(plan, own)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
@@ -131,9 +142,12 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     return zero_masked(dy if shift is None else dy + shift, valid)
 
 
-def _deviation(x: jax.Array, centre: Centre) -> jax.Array:
+def _deviation(x: jax.Array, centre: Centre, valid: Any) -> jax.Array:
+    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds."""
+    if not centre:
+        return zero_masked(x, valid)
     for part in centre:
-        x = x - part
+        x = (x if valid is None else jnp.where(valid, x, part)) - part
     return x
 
 

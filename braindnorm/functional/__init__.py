@@ -9,7 +9,7 @@ Notes
 epsilon : float or Quantity
     :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of the
     input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
-    squared.
+    squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
 mask : array_like of bool or int, optional
     True or non-zero where the input is valid, broadcast to it from the right (:mod:`braindnorm.masks`). What is masked
     changes nothing elsewhere, whatever it holds. A group with nothing valid gives z = 0.
@@ -46,14 +46,18 @@ what came, and what to do.
 
 from typing import Any, Unpack
 
-from .._numerics.axes import Axes
+from .._numerics.axes import DEFAULT_GROUPS, Axes
+from ._arguments import says_what_to_write
 from ._divisive import divisive_norm
 from ._normalize import NormOptions, normalize
 from ._statistics import Statistics, moments
 
+_OPTIONS = NormOptions.__annotations__.keys()
+
 __all__ = ["Statistics", "divisive_norm", "group_norm", "layer_norm", "moments", "rms_norm"]
 
 
+@says_what_to_write(_OPTIONS, "A mask is given as mask=mask")
 def layer_norm(
     x: Any, scale: Any = None, bias: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]
 ) -> Any:
@@ -99,6 +103,7 @@ def layer_norm(
     return normalize(x, scale, bias, reduction_axes=reduction_axes, **options)
 
 
+@says_what_to_write(_OPTIONS, "A mask is given as mask=mask")
 def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]) -> Any:
     r"""Root mean square normalization [1]_: no centring, no bias.
 
@@ -140,9 +145,10 @@ def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options:
     return normalize(x, scale, None, reduction_axes=reduction_axes, centred=False, **options)
 
 
+@says_what_to_write(_OPTIONS, "A mask is given as mask=mask")
 def group_norm(
     x: Any,
-    num_groups: int | None = 32,
+    num_groups: int | None = DEFAULT_GROUPS,
     scale: Any = None,
     bias: Any = None,
     *,

@@ -91,7 +91,7 @@ def real_array(x: Any, *, name: str) -> jax.Array:
     Raises
     ------
     DtypeError
-        If it is complex.
+        If it is complex, or of a floating dtype that JAX promotes with no other (float8).
     """
     array = units.floating(x)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
@@ -99,6 +99,8 @@ def real_array(x: Any, *, name: str) -> jax.Array:
             f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
             " and imaginary parts, or its magnitude."
         )
+    if array.dtype not in _REAL:
+        raise DtypeError(_narrow("the input is", array.dtype, "x.astype(jnp.float32)", name))
     return array
 
 
@@ -114,8 +116,7 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
     known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
     if dtype is None and len(known) == 1 and known <= _REAL:  # nearly every call
         return known.pop()
-    if any(jnp.issubdtype(a.dtype if hasattr(a, "dtype") else type(a), jnp.complexfloating) for a in arrays):
-        raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make them real.")
+    _check_kinds([getattr(a, "dtype", type(a)) for a in arrays], name)
     if dtype is None:
         return jnp.result_type(*arrays) if arrays else None
     try:
@@ -126,7 +127,24 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
         raise DtypeError(f"{name}: dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
+    if asked not in _REAL:
+        raise DtypeError(_narrow("dtype is", asked, f"norm(x).astype(jnp.{asked})", name))
     return asked
+
+
+def _check_kinds(kinds: Sequence[Any], name: str) -> None:
+    """Raise at scale or bias of a kind of number that has no meaning here."""
+    for kind in kinds:
+        if jnp.issubdtype(kind, jnp.complexfloating):
+            raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make it real.")
+        if jnp.issubdtype(kind, jnp.bool_):
+            raise DtypeError(f"{name}: scale or bias is boolean. A mask is given as mask=mask; else make it a number.")
+        if jnp.issubdtype(kind, jnp.floating) and jnp.dtype(kind) not in _REAL:
+            raise DtypeError(_narrow("scale or bias is", jnp.dtype(kind), "scale.astype(jnp.float32)", name))
+
+
+def _narrow(what: str, dtype: Any, cure: str, name: str) -> str:
+    return f"{name}: {what} {dtype}, which JAX combines with no other dtype. Convert explicitly: {cure}."
 
 
 @functools.lru_cache(maxsize=64)

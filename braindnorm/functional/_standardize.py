@@ -97,7 +97,8 @@ def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: An
     """Take the fast rule. Channels grouped without other axes are split in two first: then a group is an axis."""
     over, shape = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups), x.shape
     split = over.channel_axis is not None and not over.axes
-    if over.channel_axis is not None and not over.axes:
+    if over.channel_axis is not None and split:
+        x = zero_masked(x, valid)  # here, since jax_debug_nans looks at what a reshape returns, padding and all
         channel, groups = over.channel_axis - len(shape), over.num_groups
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))

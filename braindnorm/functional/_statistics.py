@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from .. import units
 from .._numerics.axes import Axes, canonical_axes
 from .._numerics.collectives import AxisName
-from .._numerics.moments import Reduction, deviations
+from .._numerics.moments import Reduction, deviations, zero_masked
 from ..masks._align import align
 from ._normalize import check_axis_name, real_array
 
@@ -77,7 +77,7 @@ def moments(
     axes = canonical_axes(reduction_axes, array.ndim, option="reduction_axes", name=name)
     over = Reduction(axes, axis_name=axis_name, axis_index_groups=axis_index_groups, name=name)
     valid = align(mask, array.shape, name=name)
-    found, _ = deviations(array, over, valid)
+    found, _ = deviations(zero_masked(array, valid), over, valid)
     kept = found.mean.shape
     count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
     if not keepdims:

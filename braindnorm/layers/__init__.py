@@ -10,6 +10,8 @@ the states have the same paths and shapes, so a checkpoint of one loads in the o
 
 in_size : int or sequence of int
     The size of the input without its batch axes. Scale and bias have its length on the feature axes and 1 elsewhere.
+    Only the feature axes of an input are compared with it: the others may be of any length, since images of another
+    size and shorter sequences are valid. Without parameters, and with features that devices may share, so is a part.
 use_scale, use_bias : bool
     Whether to learn a scale (gamma) and a bias (beta).
 scale_init, bias_init : callable, array_like or Quantity

@@ -6,10 +6,12 @@ from typing import Any
 import brainstate
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import units
 from .._numerics.axes import feature_shape
 from ..errors import AxisError, DtypeError, OptionError
+from ..functional._normalize import result_dtype
 from ._per_step import at_step
 from ._wiring import label
 
@@ -49,6 +51,9 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
         The state (None without parameters), and the unit of the output (None if nothing sets one).
     """
     name = label(layer)
+    for key, wanted in learn.items():
+        if not isinstance(wanted, bool | np.bool_):
+            raise OptionError(f"{name}: use_{key} must be True or False; got {wanted!r}.")
     shape = feature_shape(layer.in_size, layer.feature_axes)
     if layer.num_steps is not None:
         shape = (layer.num_steps, *shape)
@@ -82,25 +87,54 @@ def _plain(param_type: Any) -> bool:
 
 
 def check_features(layer: Any, x: Any, weight: Any) -> None:
-    """Raise unless every feature axis of `x` is as long as the parameters' is now.
+    """Raise unless every feature axis of `x` is as long as the parameters' is now, or as `in_size` without parameters.
 
-    The parameters are compared, not `in_size`: inside a shard both are shorter than the whole.
+    The parameters are compared before `in_size`: inside a shard both they and the input are shorter than the whole. The
+    other axes may be of any length: images of another size, shorter sequences.
 
     Raises
     ------
     AxisError
         Showing both lengths.
     """
-    if weight is None:
-        return
-    shape, parameter = units.shape_of(x, name=label(layer)), next(iter(weight.value.values())).shape
+    shape = units.shape_of(x, name=label(layer))
+    parameter = None if weight is None else next(iter(weight.value.values())).shape
     for axis in layer.feature_axes:
-        right = axis - len(layer.in_size)
-        if -right > len(shape) or shape[right] != parameter[right]:
-            raise AxisError(
-                f"{label(layer)}: axis {right} of the input must be {parameter[right]} long, as scale and bias are;"
-                f" got an input of shape {shape}. Check in_size and the feature axes, or reshape the input."
-            )
+        right, whole = axis - len(layer.in_size), layer.in_size[axis]
+        there = shape[right] if -right <= len(shape) else None
+        if there == (whole if parameter is None else parameter[right]):
+            continue
+        if parameter is not None or not _may_be_a_part(layer, right, there, len(shape)):
+            raise AxisError(_other_features(layer, right, shape, None if parameter is None else parameter[right]))
+
+
+def _may_be_a_part(layer: Any, right: int, there: int | None, ndim: int) -> bool:
+    """Tell whether so many features may be what a device (or a lane of vmap) holds of them all, and be normalized so.
+
+    They may where other features do not matter: the statistics are summed over the devices, or they do not run over
+    this axis, or run over groups of its channels.
+    """
+    whole = layer.in_size[right]
+    if there is None or there == 0 or whole % there:
+        return there is None
+    if layer.axis_name is not None or hasattr(layer, "group_size"):
+        return True
+    return right not in {axis if axis < 0 else axis - ndim for axis in layer.reduction_axes}
+
+
+def _other_features(layer: Any, right: int, shape: tuple[int, ...], parameter: int | None) -> str:
+    long = layer.in_size[right] if parameter is None else parameter
+    why = "as in_size says" if parameter is None else "as scale and bias are"
+    message = f"{label(layer)}: axis {right} of the input must be {long} long, {why}; got an input of shape {shape}."
+    mapped = getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ())
+    if parameter == layer.in_size[right] and -right <= len(shape) and mapped:
+        state = "scale" if hasattr(layer, "scale") else "weight"
+        axes = ", ".join(repr(mapped[0]) if axis == right else "None" for axis in range(-len(layer.in_size), 0))
+        return (
+            f"{message} Inside shard_map the parameters are whole unless they are sharded too: write shard_map(...,"
+            f" state_in_specs={{norm.{state}: PartitionSpec({axes})}}) if that axis is sharded over {mapped[0]!r}."
+        )
+    return f"{message} Check in_size and the feature axes, or reshape the input."
 
 
 def _real(value: Any, key: str, name: str) -> jax.Array:
@@ -109,6 +143,8 @@ def _real(value: Any, key: str, name: str) -> jax.Array:
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise DtypeError(f"{name}: {key}_init makes a complex {key}, for which norms are not defined. Make it real.")
     floating = jnp.issubdtype(array.dtype, jnp.floating)
+    if floating:
+        result_dtype([array], None, name=name)
     return array.astype(array.dtype if floating else brainstate.environ.dftype())
 
 

@@ -7,11 +7,23 @@ import brainstate
 from brainstate.nn import init
 
 from .. import functional
-from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from .._numerics.axes import DEFAULT_GROUPS, Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from ..errors import AxisError
+from ..functional._arguments import says_what_to_write
 from ._affine import NormParam, check_features, learned, make_affine
 from ._local_groups import local_groups
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
+
+
+def _feature_axes(feature_axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+    try:
+        return canonical_axes(feature_axis, ndim, option="feature_axis", name=name)
+    except AxisError as error:
+        raise AxisError(
+            f"{error} The second argument is the axis of the channels: torch's GroupNorm(num_groups, num_channels) is"
+            " GroupNorm(num_channels, num_groups=num_groups) here."
+        ) from None
 
 
 class GroupNorm(brainstate.nn.Module):
@@ -62,11 +74,12 @@ class GroupNorm(brainstate.nn.Module):
 
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
+    @says_what_to_write()
     def __init__(
         self,
         in_size: int | Sequence[int],
         feature_axis: Any = -1,
-        num_groups: int | None = 32,
+        num_groups: int | None = DEFAULT_GROUPS,
         group_size: int | None = None,
         *,
         epsilon: Any = 1e-6,
@@ -92,7 +105,7 @@ class GroupNorm(brainstate.nn.Module):
         if reduction_axes is not None:
             reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
         self.reduction_axes = reduction_axes
-        self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis", name=label(self))
+        self.feature_axes = _feature_axes(feature_axis, len(size), label(self))
         channel_axis = single_axis(self.feature_axes, name=label(self))
         self.feature_axis = channel_axis - len(size)
         self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size, name=label(self))
@@ -112,6 +125,7 @@ class GroupNorm(brainstate.nn.Module):
             masked_output=masked_output,
         )
 
+    @says_what_to_write(hint="The mask is given as mask=mask")
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.
 

@@ -8,6 +8,7 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from ..functional._arguments import says_what_to_write
 from ._affine import NormParam, check_features, learned, make_affine
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
@@ -60,6 +61,7 @@ class LayerNorm(brainstate.nn.Module):
 
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
+    @says_what_to_write()
     def __init__(
         self,
         in_size: int | Sequence[int],
@@ -138,6 +140,7 @@ class LayerNorm(brainstate.nn.Module):
         use_bias = elementwise_affine and use_bias
         return cls(size, axes, axes, epsilon=epsilon, use_scale=elementwise_affine, use_bias=use_bias, **options)
 
+    @says_what_to_write(hint="The mask is given as mask=mask")
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.
 

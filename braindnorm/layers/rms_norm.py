@@ -8,6 +8,7 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from ..functional._arguments import says_what_to_write
 from ._affine import NormParam, check_features, learned, make_affine
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
@@ -58,6 +59,7 @@ class RMSNorm(brainstate.nn.Module):
 
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
+    @says_what_to_write()
     def __init__(
         self,
         in_size: int | Sequence[int],
@@ -131,6 +133,7 @@ class RMSNorm(brainstate.nn.Module):
             size, epsilon=epsilon, use_scale=elementwise_affine, reduction_axes=axes, feature_axes=axes, **options
         )
 
+    @says_what_to_write(hint="The mask is given as mask=mask")
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.
 

@@ -16,6 +16,7 @@ from ..errors import DtypeError, OptionError, UnitError
 from ._numbers import floating, is_masked, numbers
 
 UNITLESS: u.Unit = u.UNITLESS
+_NAME = r"[^\s\d*/()^.-][^\s*/()^]*"  # of a unit, where units are shown
 
 
 def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:
@@ -127,11 +128,23 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
 
 def _spell(unit: u.Unit) -> str:
     """Return a unit as a program writes it, ``(brainunit.mV / brainunit.ms)``."""
-    names = re.findall("[A-Za-z]+", str(unit))
-    if not all(hasattr(u, name) for name in names):
-        return f"the unit {unit}"
-    spelled = re.sub("[A-Za-z]+", lambda name: f"brainunit.{name[0]}", str(unit)).replace("^", "**")
-    return spelled if len(names) == 1 else f"({spelled})"
+    if unit.dim.is_dimensionless and not is_unitless(unit) and unit == u.Unit(scale=unit.scale):
+        return f"brainunit.Unit(scale={unit.scale})"  # mV/V, which shows itself as 10.0^-3: to a program, a number
+    names, known = re.findall(_NAME, str(unit)), _names()
+    if re.search(r"\w \w", str(unit)) or not all(name in known for name in names):
+        return f"brainunit.{known[str(unit)]}" if str(unit) in known else f"the unit {unit}"
+    spelled = re.sub(_NAME, lambda name: f"brainunit.{known[name[0]]}", str(unit)).replace("^", "**")
+    return spelled if len(names) == 1 and "/" not in spelled else f"({spelled})"
+
+
+@functools.lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """Return what brainunit calls each of its units, by what they show themselves as: m is ``brainunit.meter``."""
+    names: dict[str, str] = {}
+    for attribute, unit in sorted(vars(u).items()):
+        if isinstance(unit, u.Unit):
+            names.setdefault(str(unit), attribute)
+    return names
 
 
 def _at_least_float32(mantissa: Any) -> Any:
@@ -158,7 +171,8 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
     ----------
     epsilon : float or Quantity
         A plain number counts in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
-        dimension of `unit` is a standard deviation :math:`\sigma`, and is squared.
+        dimension of `unit` is a standard deviation :math:`\sigma`, and is squared. Without a dimension (mV/V) the two
+        are told apart by their unit, which must be `unit` squared or `unit` itself.
     unit : Unit
         The reference unit.
     name : str
@@ -167,13 +181,15 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
     Raises
     ------
     UnitError
-        If the dimension is another one.
+        If the dimension is another one, or there is none and the unit does not tell which of the two is meant.
     OptionError
         If epsilon is negative, not finite or no scalar.
     """
     mantissa, given = _split(epsilon, "epsilon", name)
     if is_unitless(given):
         value = mantissa
+    elif given.has_same_dim(unit) and given.has_same_dim(unit**2):
+        value = _without_dimension(mantissa, given, unit, name)
     elif given.has_same_dim(unit):
         value = convert(mantissa, given, unit) ** 2
     elif given.has_same_dim(unit**2):
@@ -184,6 +200,20 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
             f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
         )
     return _non_negative(mantissa, value, name)
+
+
+def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit, name: str) -> Any:
+    """Return the variance where a variance and a standard deviation have the same dimension: none."""
+    if given == unit**2:
+        return mantissa
+    if given == unit:
+        return mantissa**2
+    mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
+    raise UnitError(
+        f"{name}: epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
+        " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
+        " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
+    )
 
 
 def check_epsilon(epsilon: Any, unit: u.Unit | None, *, name: str) -> None:

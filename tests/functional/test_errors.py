@@ -41,6 +41,21 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         ["LayerNorm(in_size=(6,))", "axis -1", "must be 6 long", "(5, 3, 4)", "Check in_size"],
     ),
     "one feature": (lambda: RMSNorm(4)(X[..., :1]), errors.AxisError, ["must be 4 long", "(5, 3, 1)"]),
+    "other features without parameters": (
+        lambda: LayerNorm(6, use_scale=False, use_bias=False)(X),
+        errors.AxisError,
+        ["LayerNorm(in_size=(6,))", "axis -1", "must be 6 long, as in_size says", "(5, 3, 4)"],
+    ),
+    "half of the features without parameters": (
+        lambda: RMSNorm(8, use_scale=False)(X),
+        errors.AxisError,
+        ["RMSNorm(in_size=(8,))", "must be 8 long, as in_size says", "(5, 3, 4)"],
+    ),
+    "more channels without parameters": (
+        lambda: GroupNorm(2, num_groups=1, use_scale=False, use_bias=False)(X),
+        errors.AxisError,
+        ["GroupNorm(in_size=(2,))", "must be 2 long, as in_size says"],
+    ),
     "too few axes": (
         lambda: LayerNorm((3, 4), feature_axes=(0, 1))(X[0, 0]),
         errors.AxisError,
@@ -95,6 +110,21 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "default does not divide": (lambda: GroupNorm(6), errors.OptionError, ["num_groups=32", "[1, 2, 3, 6]"]),
     "size does not divide": (lambda: GroupNorm(6, group_size=4), errors.OptionError, ["group_size=4", "6 channels"]),
+    "the default written out, and a size": (
+        lambda: GroupNorm(64, num_groups=32, group_size=4),
+        errors.OptionError,
+        ["GroupNorm(in_size=(64,))", "num_groups=32", "group_size=4", "None for the other"],
+    ),
+    "the same of a function": (
+        lambda: functional.group_norm(np.ones((2, 64)), 32, group_size=4),
+        errors.OptionError,
+        ["group_norm", "num_groups=32", "group_size=4"],
+    ),
+    "torch's order": (
+        lambda: GroupNorm(2, 4),
+        errors.AxisError,
+        ["feature_axis=4 has no axis 4", "GroupNorm(num_channels, num_groups=num_groups)"],
+    ),
     "both": (
         lambda: GroupNorm(6, num_groups=2, group_size=3),
         errors.OptionError,
@@ -208,7 +238,46 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         errors.UnitError,
         ["bias is in mA", "scale is in mV", "one dimension"],
     ),
+    "ratio of units": (
+        lambda: LayerNorm(4, unit=u.mV / u.volt)(X),
+        errors.UnitError,
+        ["plain array", "x * brainunit.Unit(scale=-3)"],
+    ),
     # other options
+    "scale or not": (lambda: RMSNorm(4, use_scale="no"), errors.OptionError, ["use_scale must be True", "'no'"]),
+    "bias or not": (lambda: LayerNorm(4, use_bias=None), errors.OptionError, ["use_bias must be True", "None"]),
+    # arguments
+    "torch's epsilon": (
+        lambda: LayerNorm(4, eps=1e-3),
+        errors.ArgumentError,
+        ["LayerNorm: there is no argument 'eps'", "Write epsilon=..."],
+    ),
+    "torch's epsilon of a function": (
+        lambda: functional.rms_norm(X, eps=1e-3),
+        errors.ArgumentError,
+        ["rms_norm: there is no argument 'eps'", "Write epsilon=..."],
+    ),
+    "a slip of the pen": (
+        lambda: GroupNorm(4, num_group=2),
+        errors.ArgumentError,
+        ["no argument 'num_group'", "Write num_groups=..."],
+    ),
+    "no such argument": (
+        lambda: norm(X, foo=1),
+        errors.ArgumentError,
+        ["layer_norm: there is no argument 'foo'", "It takes x, scale, bias, reduction_axes, ", "mask, "],
+    ),
+    "a mask without its name": (
+        lambda: LayerNorm(4)(X, X > 0),
+        errors.ArgumentError,
+        ["LayerNorm.update: only x", "got 2", "mask=mask"],
+    ),
+    "too many parameters": (
+        lambda: norm(X, 1.0, 0.0, X > 0),
+        errors.ArgumentError,
+        ["layer_norm: only x, scale, bias", "got 4", "mask=mask"],
+    ),
+    "a mask as scale": (lambda: norm(X, X > 0), errors.DtypeError, ["scale or bias is boolean", "mask=mask"]),
     "fast or not": (
         lambda: norm(X, use_fast_variance=np.ones(2)),
         errors.OptionError,
@@ -228,6 +297,16 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
         lambda: LayerNorm(4, unit=u.mV, epsilon=1.0 * u.mA),
         errors.UnitError,
         ["epsilon is in mA", "input is in mV", "variance in (mV)^2", "standard deviation in mV"],
+    ),
+    "epsilon without dimension for plain input": (
+        lambda: norm(X, epsilon=1.0 * (u.mV / u.volt) ** 2),
+        errors.UnitError,
+        ["brainunit.Unit(scale=-6)", "the input has no unit", "a variance or a standard deviation", "plain number"],
+    ),
+    "epsilon without dimension in another unit": (
+        lambda: LayerNorm(4, unit=u.mV / u.volt, epsilon=1.0 * (u.volt / u.mV)),
+        errors.UnitError,
+        ["brainunit.Unit(scale=3)", "is in brainunit.Unit(scale=-3)", "exactly the input's unit squared"],
     ),
     "epsilon with a unit for plain input": (
         lambda: LayerNorm(4, epsilon=1.0 * u.mV)(X),
@@ -271,6 +350,26 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     ),
     "no dtype": (lambda: LayerNorm(4, dtype="real"), errors.DtypeError, ["'real' is no dtype", "jnp.float32"]),
     "complex scale": (lambda: norm(X, 1j), errors.DtypeError, ["scale or bias is complex", "real"]),
+    "float8": (
+        lambda: norm(jnp.asarray(X, jnp.float8_e4m3fn)),
+        errors.DtypeError,
+        ["layer_norm: the input is float8_e4m3fn", "x.astype(jnp.float32)"],
+    ),
+    "float8 result": (
+        lambda: LayerNorm(4, dtype=jnp.float8_e5m2),
+        errors.DtypeError,
+        ["LayerNorm", "dtype is float8_e5m2", "norm(x).astype(jnp.float8_e5m2)"],
+    ),
+    "float8 scale": (
+        lambda: RMSNorm(4, scale_init=jnp.ones(4, jnp.float8_e4m3fn)),
+        errors.DtypeError,
+        ["RMSNorm", "scale or bias is float8_e4m3fn", "scale.astype(jnp.float32)"],
+    ),
+    "float8 bias of a function": (
+        lambda: norm(X, None, jnp.ones(4, jnp.float8_e4m3fn)),
+        errors.DtypeError,
+        ["layer_norm: scale or bias is float8_e4m3fn"],
+    ),
     # initializers
     "no initializer": (lambda: LayerNorm(4, scale_init=None), errors.OptionError, ["scale_init=None", "shape (4,)"]),
     "initializer of words": (
@@ -327,6 +426,7 @@ def test_message(case: str) -> None:
 def test_each_error_is_what_a_caller_without_us_would_catch() -> None:
     builtin = {
         errors.OptionError: ValueError,
+        errors.ArgumentError: TypeError,
         errors.AxisError: ValueError,
         errors.MaskError: ValueError,
         errors.UnitError: TypeError,

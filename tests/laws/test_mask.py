@@ -324,3 +324,21 @@ def test_moments_of_masked_data(kind: str) -> None:
     np.testing.assert_allclose(var, np.nanvar(seen, (0, -1)), rtol=1e-4)
     for empty in functional.moments(jnp.full((2, 3), jnp.nan), mask=np.zeros((2, 3), bool)):
         np.testing.assert_array_equal(empty, 0)
+
+
+@pytest.mark.parametrize("kind", NORMS)
+@pytest.mark.parametrize("output", ["zero", "normalize"])
+def test_nothing_is_computed_from_the_padding(kind: str, output: str) -> None:
+    """jax_debug_nans raises at the first NaN that any operation returns: the padding's never gets into one."""
+    mask = jnp.asarray(np.random.default_rng(0).random((6, 8)) < 0.6).at[2].set(False)
+    x = jnp.where(mask, jnp.asarray(draw(6, 8)), jnp.nan)
+
+    def norm(x: Any) -> Any:
+        return NORMS[kind].function(x, mask=mask, masked_output=output)
+
+    with jax.debug_nans(True):
+        assert np.all(np.isfinite(norm(x)))
+        assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(norm(x) ** 2))(x)))
+        assert np.all(np.isfinite(functional.moments(x, mask=mask).var))
+        with jax.disable_jit():
+            assert np.all(np.isfinite(norm(x)))

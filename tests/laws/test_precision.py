@@ -58,12 +58,74 @@ def test_a_membrane_at_rest_under_a_mask_and_jit(kind: str, fast: bool, record_p
     assert error < AT_REST[fast]
 
 
-@pytest.mark.parametrize("kind", CENTRED)
-def test_small_groups_at_rest(kind: str) -> None:
-    """Some of the spreads are far below 0.01 mV: the compensated form does not care."""
-    x = at_rest(1000, 6)
-    y = NORMS[kind].function(x, use_fast_variance=False, epsilon=0)
-    assert np.abs(y - NORMS[kind].reference(x, epsilon=0)).max() < AT_REST[False]
+def of_its_spread(x: np.ndarray, mask: Any = None) -> np.ndarray:
+    """Return z in float64 for rows that may have no spread at all: those are 0."""
+    mask = np.broadcast_to(True if mask is None else mask, x.shape)
+    count = np.maximum(mask.sum(-1, keepdims=True), 1)
+    deviation = np.where(mask, x - np.where(mask, x.astype(float), 0).sum(-1, keepdims=True) / count, 0)
+    spread = np.sqrt((deviation**2).sum(-1, keepdims=True) / count)
+    return np.asarray(deviation / np.where(spread > 0, spread, 1))
+
+
+SMALL = [2, 3, 5, 8, 16, 33, 64]
+
+
+@either_way
+@pytest.mark.parametrize("size", SMALL)
+def test_small_groups_at_rest(size: int, fast: bool, record_property: Any) -> None:
+    """Some of many draws have spreads far below 0.01 mV, where the rounding of a mean would be all that is seen."""
+    x, n = at_rest(12000, size), 12000
+    want = of_its_spread(x)
+    kept: dict[str, Any] = {"use_fast_variance": fast, "epsilon": 0}
+    layer, group = (partial(f, **kept) for f in (functional.layer_norm, functional.group_norm))
+    by_channel = np.moveaxis(x.reshape(n // 4, 4, size), 1, 2)
+    errors = {
+        "called": np.abs(layer(x) - want),
+        "in a program": np.abs(jax.jit(lambda v: layer(-v))(-x) - want),
+        "differentiated": np.abs(jax.jit(lambda v: jax.vjp(layer, v)[0])(x) - want),
+        "along columns": np.abs(layer(x.T, reduction_axes=0) - want.T),
+        "groups of channels": np.abs(group(x.reshape(n // 4, -1), 4) - want.reshape(n // 4, -1)),
+        "groups over space": np.abs(np.moveaxis(group(by_channel, 4), 2, 1).reshape(x.shape) - want),
+        "under a mask": np.abs(layer(x, mask=np.ones(x.shape, bool)) - want),
+    }
+    record_property("error", {way: float(error.max()) for way, error in errors.items()})
+    assert {way for way, error in errors.items() if not error.max() < AT_REST[fast]} == set()
+
+
+@either_way
+@pytest.mark.parametrize("size", [4, 20, 100, 300])
+def test_few_valid_elements_at_rest(size: int, fast: bool) -> None:
+    """However large a group, a mask may leave two of its elements."""
+    x = at_rest(4000, size)
+    rng = np.random.default_rng(1)
+    mask = rng.random(x.shape) < rng.uniform(0, 8 / size, (4000, 1))
+    want = of_its_spread(x, mask)
+    layer = jax.jit(partial(functional.layer_norm, use_fast_variance=fast, epsilon=0))
+    assert np.abs(layer(x, mask=mask) - want).max() < AT_REST[fast]
+    rows = (2000, 2 * size)
+    grouped = functional.group_norm(x.reshape(rows), 2, mask=mask.reshape(rows), use_fast_variance=fast, epsilon=0)
+    assert np.abs(grouped - want.reshape(rows)).max() < AT_REST[fast]
+
+
+@either_way
+@pytest.mark.parametrize("size", [2, 4, 16])
+def test_small_groups_at_rest_across_devices(size: int, fast: bool) -> None:
+    x = at_rest(6000, 2, size // 2)
+    mask = np.random.default_rng(1).random(x.shape) < 0.7
+    norm = partial(functional.layer_norm, axis_name="device", use_fast_variance=fast, epsilon=0)
+    shared = jax.vmap(norm, axis_name="device", in_axes=1, out_axes=1)
+    masked = jax.vmap(lambda x, m: norm(x, mask=m), axis_name="device", in_axes=1, out_axes=1)
+    rows = (6000, size)
+    assert np.abs(shared(x).reshape(rows) - of_its_spread(x.reshape(rows))).max() < AT_REST[fast]
+    want = of_its_spread(x.reshape(rows), mask.reshape(rows))
+    assert np.abs(masked(x, mask).reshape(rows) - want).max() < AT_REST[fast]
+
+
+@pytest.mark.parametrize("size", [4, 20, 64])
+def test_a_small_group_whose_first_element_is_far_away(size: int) -> None:
+    x = at_rest(2000, size)
+    x[:, 0] = np.random.default_rng(1).choice([1e4, -1e6, 0.0, 65.0], 2000)
+    np.testing.assert_allclose(functional.layer_norm(x, epsilon=0), of_its_spread(x), rtol=1e-5, atol=1e-5)
 
 
 @either_way

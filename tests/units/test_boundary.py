@@ -1,5 +1,6 @@
 """The boundary between quantities and plain arrays."""
 
+import re
 from typing import Any
 
 import brainevent
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from braindnorm import units
+from braindnorm import functional, units
 from braindnorm.errors import OptionError, UnitError
 
 PER_MILLE = u.mV / u.volt
@@ -73,6 +74,44 @@ EPSILONS: dict[str, Any] = {
 def test_epsilon(form: str) -> None:
     epsilon, want = EPSILONS[form]
     np.testing.assert_allclose(units.variance_of(epsilon, u.mV, name="norm"), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [PER_MILLE, PER_MILLE**2, u.volt / u.mV], ids=str)
+def test_epsilon_without_a_dimension(unit: Any) -> None:
+    """A variance and a standard deviation have the same dimension here, none: their units tell them apart."""
+    assert units.variance_of(u.Quantity(3.0, unit=unit**2), unit, name="norm") == 3.0
+    assert units.variance_of(u.Quantity(3.0, unit=unit), unit, name="norm") == 9.0
+    assert units.variance_of(3.0, unit, name="norm") == 3.0
+    for other in (unit**3, unit**4):
+        with pytest.raises(UnitError, match="a variance or a standard deviation"):
+            units.variance_of(u.Quantity(3.0, unit=other), unit, name="norm")
+    with pytest.raises(UnitError, match="the input has no unit"):
+        units.variance_of(u.Quantity(3.0, unit=unit), u.UNITLESS, name="norm")
+
+
+def test_a_ratio_is_normalized_with_the_variance_it_says() -> None:
+    x = np.array([1.0, 2.0, 4.0], np.float32)
+    y = functional.layer_norm(x * PER_MILLE, epsilon=0.5 * PER_MILLE**2, out_unit=u.UNITLESS)
+    np.testing.assert_allclose(y, (x - x.mean()) / np.sqrt(x.var() + 0.5), rtol=1e-6)
+
+
+SPELLED = [
+    *(u.mV, u.volt, u.meter, u.kelvin, u.minute, u.degree, u.Hz, u.mmolar, u.fluid_ounce, u.kmh),
+    *(u.mV / u.volt, PER_MILLE**2, u.volt / u.mV, u.mV * u.mV / u.uvolt),
+    *(u.mV / u.ms, u.mV * u.Hz, u.volt / u.kelvin, u.nS / u.cm**2, u.mV**0.5, u.mV**2, u.mV**2 / u.ms),
+    *(u.mV / u.ms / u.cm**2, u.ms**-1, u.mV * u.minute, u.ohm * u.meter, u.meter / u.second, u.degree / u.second),
+]
+
+
+@pytest.mark.parametrize("unit", SPELLED, ids=str)
+def test_the_cure_for_a_missing_unit_runs(unit: Any) -> None:
+    """What the error says to write gives what the norm was declared for."""
+    x = jnp.ones(2)
+    with pytest.raises(UnitError) as raised:
+        units.strip(x, unit, name="norm")
+    (written,) = re.findall(r"Attach it \((.*)\), or build", str(raised.value))
+    given = eval(written, {"brainunit": u, "x": x})
+    np.testing.assert_allclose(units.strip(given, unit, name="norm")[0], x, rtol=1e-6)
 
 
 def test_epsilon_may_be_traced() -> None:
