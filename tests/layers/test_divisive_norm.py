@@ -38,7 +38,7 @@ def reference(d, sigma, gamma, n, pool, axes=(-1,), signed=False, mask=None):
 @pytest.mark.parametrize("n", [0.5, 1, 1.5, 2, 3.0])
 def test_value(n, pool, masked, signed):
     mask = MASK if masked else None
-    got = jax.jit(lambda d: divisive_norm(d, 1.5, 3.0, exponent=n, pool=pool, mask=mask, signed=signed))(DRIVE)
+    got = jax.jit(lambda d: divisive_norm(d, 1.5, 3.0, exponent=n, pool=pool, mask=mask, rectify=not signed))(DRIVE)
     expected = reference(DRIVE, 1.5, 3.0, n, pool, signed=signed, mask=mask)
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
 
@@ -59,7 +59,7 @@ def test_gradients(n, pool, signed):
     arguments = [DRIVE.astype(np.float64), sigma, gamma]
 
     def loss(d, s, g):
-        return (divisive_norm(d, s, g, exponent=n, pool=pool, signed=signed, mask=MASK) * cotangent).sum()
+        return (divisive_norm(d, s, g, exponent=n, pool=pool, rectify=not signed, mask=MASK) * cotangent).sum()
 
     def exact(*values):
         return (reference(*values, n, pool, signed=signed, mask=MASK) * cotangent).sum()
@@ -80,7 +80,7 @@ def test_gradients(n, pool, signed):
 @pytest.mark.parametrize("n", [0.5, 1, 1.5, 2, 3])
 def test_a_drive_of_zero_has_finite_gradients(n, signed):
     def loss(d, s):
-        return divisive_norm(d, s, exponent=n, signed=signed).sum()
+        return divisive_norm(d, s, exponent=n, rectify=not signed).sum()
 
     for value in jax.tree.leaves(
         jax.jit(lambda d, s: (jax.grad(loss, (0, 1))(d, s), jax.hessian(loss)(d, s)))(jnp.zeros(4), 1.0)
@@ -90,7 +90,7 @@ def test_a_drive_of_zero_has_finite_gradients(n, signed):
 
 def test_the_slope_at_zero():
     """For n = 1 and a sign, R rises from 0 with slope gamma / sigma; for n > 1 it is flat there."""
-    slope = jax.grad(lambda d, n: divisive_norm(d, 4.0, 2.0, exponent=n, signed=True)[0])
+    slope = jax.grad(lambda d, n: divisive_norm(d, 4.0, 2.0, exponent=n, rectify=False)[0])
     np.testing.assert_allclose(slope(jnp.zeros(3), 1), [0.5, 0, 0])
     np.testing.assert_array_equal(slope(jnp.zeros(3), 2), 0)
 
@@ -137,7 +137,7 @@ def test_relation_to_rms_norm(exponent):
     response = divisive_norm(drive, sigma ** (2 / exponent), exponent=exponent, out_unit=u.UNITLESS)
     np.testing.assert_allclose(jnp.sign(DRIVE) * jnp.sqrt(response), rms, rtol=2e-6)
     if exponent == 2:
-        signed = divisive_norm(x, sigma, signed=True, out_unit=u.UNITLESS)
+        signed = divisive_norm(x, sigma, rectify=False, out_unit=u.UNITLESS)
         np.testing.assert_allclose(signed, jnp.sign(DRIVE) * rms**2, rtol=4e-6)
 
 
