@@ -45,9 +45,9 @@ def respond(
     n = how.exponent
     drive = jnp.where(x <= 0, 0, x) if how.rectify else x  # not maximum, whose slope at 0 is a half
     pool = _pooled(zero_masked(jnp.abs(drive), valid), valid, over, how, weights)
-    # R keeps its value when drive, sigma and pool are multiplied by one number: so any will do, and carries no gradient;
-    # a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range
-    limit = 2.0 ** (jnp.finfo(x.dtype).maxexp - 2)  # whose reciprocal is normal
+    # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
+    # A product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
+    limit = 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
     unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, pool.scale, limit))
     divisor = _scaled_power(sigma, unit, n) + _scaled_power(pool.scale, unit, n) * pool.share
     responds = ~(divisor <= 0)  # what is NaN is to be seen
@@ -72,10 +72,10 @@ def _pooled(
         totals, unit = _weighted(stacked, weights, over, how.exponent)
     broken, sums = totals[0], totals[1:]
     largest = centres + jnp.log2(jax.lax.stop_gradient(sums)) / how.exponent
-    limits = jnp.finfo(size.dtype)
-    scale = jnp.round(jnp.clip(largest.max(0) + unit, limits.minexp + 1, limits.maxexp - 2))
+    lowest, highest = _range(size.dtype)
+    scale = jnp.round(jnp.clip(largest.max(0) + unit, lowest + 1, highest - 2))
     # a band without any sum may lie so far above the scale that its power would overflow
-    steps = jnp.clip(centres + unit - scale, None, (limits.maxexp - 3) / how.exponent)
+    steps = jnp.clip(centres + unit - scale, None, (highest - 3) / how.exponent)
     share = (_two_to(steps, how.exponent) * sums).sum(0)
     # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
     return Pool(_two_to(scale), share + jnp.sqrt(-jax.lax.stop_gradient(broken)))
@@ -86,12 +86,17 @@ def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], np.ndarra
 
     Within a band the powers cover 7/10 of the range of the dtype; the rest is for their number and their weights.
     """
-    limits = jnp.finfo(dtype)
-    bits = int(limits.maxexp) - int(limits.minexp)
-    edges = np.linspace(limits.minexp, limits.maxexp, math.ceil(bits * exponent / (1.4 * int(limits.maxexp))) + 1)
+    lowest, highest = _range(dtype)
+    edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.4 * highest)) + 1)
     centres = np.round((edges[1:] + edges[:-1]) / 2).clip(edges[0] + 1, edges[-1] - 2)
     inner = 2.0 ** edges[1:-1]
     return centres, np.array([[0, *inner], [*inner, np.inf]])
+
+
+def _range(dtype: Any) -> tuple[int, int]:
+    """Return the binary exponents between which numbers are normal."""
+    limits = np.finfo(dtype)
+    return int(limits.minexp), int(limits.maxexp)
 
 
 def _summed(stacked: jax.Array, valid: jax.Array | None, over: Reduction, how: Response) -> jax.Array:
@@ -104,9 +109,7 @@ def _summed(stacked: jax.Array, valid: jax.Array | None, over: Reduction, how: R
     return counted[1:] / at_least_one(counted[0])
 
 
-def _weighted(
-    stacked: jax.Array, weights: jax.Array, over: Reduction, exponent: float
-) -> tuple[jax.Array, jax.Array]:
+def _weighted(stacked: jax.Array, weights: jax.Array, over: Reduction, exponent: float) -> tuple[jax.Array, jax.Array]:
     r"""Return the weighted sums of the bands, each to be multiplied by :math:`2^{kn}`, and these k.
 
     k is that of the largest weight of the row. A matrix with a row for the elements of all devices takes from each

@@ -1,19 +1,20 @@
 """Divisive normalization: a drive divided by a constant plus the pooled activity of its neighbours."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import units
 from .._numerics.axes import Axes, canonical_axes, fit_parameter
 from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction, zero_masked
 from .._numerics.pools import Response, respond
-from ..errors import AxisError, DtypeError, OptionError, UnitError
+from ..errors import AxisError
 from ..masks._align import align
+from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._normalize import arithmetic_dtype, check_axis_name, check_choices, padding_of, real_array, result_dtype
 
 Pool = Literal["mean", "sum"] | Any
@@ -54,7 +55,7 @@ def divisive_norm(
     gamma : array_like or Quantity
         The gain, in the output's unit, broadcast from the right.
     exponent : float
-        n, above 0 and at most 100. Below 1 the slope grows without bound towards a drive of 0; at 0 itself it is taken as 0.
+        n, above 0 and at most 100. Below 1 the slope grows without bound towards a drive of 0; at 0 it is taken as 0.
     pool_axes : int or sequence of int
         The axes of `x` that are pooled.
     pool : {'mean', 'sum'} or array_like of shape (N, N)
@@ -114,121 +115,50 @@ def divisive_norm(
     array = real_array(mantissa, name=name)
     over = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes", name=name), name=name)
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
-    parameters = [in_drive_unit(sigma, reference, name=name), real_parameter(learned["gamma"], "gamma", name=name)]
+    parameters = {
+        "sigma": in_drive_unit(sigma, reference, name=name),
+        "gamma": real_parameter(learned["gamma"], "gamma", name=name),
+    }
     # a change of prefix may have widened it
     given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
-    result = result_dtype([given, *parameters], dtype, name=name)
-    wide = arithmetic_dtype(array.dtype, result)
-    fitted = [
-        fit_parameter(value, array.shape, option=option, name=name).astype(wide)
-        for option, value in zip(("sigma", "gamma"), parameters, strict=True)
-    ]
-    if weights is not None:
-        weights = _fit_weights(weights, array.shape, over).astype(wide)
+    result = result_dtype([given, *parameters.values()], dtype, name=name)
     valid = align(mask, array.shape, name=name)
     padding = padding_of(array, masked_output, reference, out_unit, name)
-    drive = array.astype(wide)
-    if valid is not None:
-        drive = zero_masked(drive, valid if padding is not None else valid | jnp.isfinite(drive))
     how = Response(float(exponent), kind, bool(rectify))
-    if axis_name is None:
-        r = _compiled(over._replace(name=""), how, drive, *fitted, valid, weights)
-    else:
-        r = respond(over, how, drive, *fitted, valid, weights)
-    r = r.astype(result)
+    r = _response(array, parameters, valid, weights, over, how, result, keep_padding=padding is None)
     if valid is not None and padding is not None:
         r = jnp.where(valid, r, padding.astype(result))
     return units.restore(r, out_unit)
 
 
-def in_drive_unit(sigma: Any, unit: Any, *, name: str) -> Any:
-    """Return sigma as plain numbers that count in the unit of the drive.
-
-    Raises
-    ------
-    UnitError
-        If it is of another dimension.
-    DtypeError
-        If it is no number, or complex.
-    OptionError
-        If it is negative or not finite.
-    """
-    plain, given = units.strip_parameters({"sigma": sigma}, None, name=name)
-    mantissa = real_parameter(plain["sigma"], "sigma", name=name)
-    if given is not None:
-        if not given.has_same_dim(unit):
-            raise UnitError(
-                f"{name}: sigma is in {given}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
-                " plain number, which counts in it."
-            )
-        mantissa = units.convert(mantissa, given, unit)
-    if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():
-        raise OptionError(f"{name}: sigma must be finite, zero or larger; got {sigma!r}.")
-    return mantissa
-
-
-def real_parameter(value: Any, option: str, *, name: str) -> Any:
-    """Return plain numbers as they are.
-
-    Raises
-    ------
-    OptionError
-        If there are none.
-    DtypeError
-        If they are complex.
-    """
-    if value is None:
-        raise OptionError(f"{name}: {option} must be a number, an array of numbers or a quantity; got None.")
-    if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
-        raise DtypeError(f"{name}: {option} is complex, for which divisive normalization is not defined. Make it real.")
-    return value
-
-
-def check_exponent(exponent: Any, rectify: Any, *, name: str) -> None:
-    """Raise unless the exponent is a positive number, and `rectify` a boolean.
-
-    Raises
-    ------
-    OptionError
-        If one of them is not.
-    """
-    number = isinstance(exponent, int | float | np.number) and not isinstance(exponent, bool)
-    if not number or not 0 < exponent <= 100:
-        raise OptionError(f"{name}: exponent must be one number above 0 and at most 100; got {exponent!r}.")
-    if not isinstance(rectify, bool | np.bool_):
-        raise OptionError(f"{name}: rectify must be True or False; got {rectify!r}.")
-
-
-def read_pool(pool: Any, *, name: str) -> tuple[Literal["mean", "sum", "weighted"], Any]:
-    """Return the kind of a pool, and its weights as an array if it has them.
-
-    Raises
-    ------
-    OptionError
-        If it is neither 'mean' nor 'sum' nor a square matrix that is finite and nowhere negative.
-    UnitError
-        If it has a unit.
-    DtypeError
-        If it is no array of real numbers.
-    """
-    if isinstance(pool, str):
-        if pool == "mean" or pool == "sum":
-            return pool, None
-        raise OptionError(f"{name}: pool must be 'mean', 'sum' or a matrix of weights; got {pool!r}.")
-    plain, unit = units.strip_parameters({"pool": pool}, None, name=name)
-    if unit is not None:
-        raise UnitError(
-            f"{name}: the pool's weights are in {unit}, but weights are plain numbers: a pool has the unit of the"
-            " drive. Divide them by their unit."
-        )
-    weights = real_parameter(plain["pool"], "pool", name=name)
-    if jnp.ndim(weights) != 2 or jnp.shape(weights)[0] != jnp.shape(weights)[1]:
-        raise OptionError(
-            f"{name}: a pool's weights are a square matrix, one row for each element; got shape {jnp.shape(weights)}."
-        )
-    if not isinstance(weights, jax.core.Tracer) and not (np.isfinite(weights) & (np.asarray(weights) >= 0)).all():
-        raise OptionError(f"{name}: a pool's weights must be finite, zero or larger, or the divisor may vanish.")
-    return "weighted", weights
+def _response(
+    array: jax.Array,
+    parameters: Mapping[str, Any],
+    valid: jax.Array | None,
+    weights: Any,
+    over: Reduction,
+    how: Response,
+    result: Any,
+    *,
+    keep_padding: bool,
+) -> jax.Array:
+    """Bring all to the shape and dtype of the arithmetic, and back."""
+    wide = arithmetic_dtype(array.dtype, result)
+    fitted = [
+        fit_parameter(value, array.shape, option=option, name=over.name).astype(wide)
+        for option, value in parameters.items()
+    ]
+    if weights is not None:
+        weights = _fit_weights(weights, array.shape, over).astype(wide)
+    drive = array.astype(wide)
+    if valid is not None:
+        drive = zero_masked(drive, valid | jnp.isfinite(drive) if keep_padding else valid)
+    sigma, gamma = fitted
+    if over.axis_name is None:
+        r: jax.Array = _compiled(over._replace(name=""), how, drive, sigma, gamma, valid, weights)
+    else:
+        r = respond(over, how, drive, sigma, gamma, valid, weights)
+    return r.astype(result)
 
 
 def _fit_weights(weights: Any, shape: tuple[int, ...], over: Reduction) -> jax.Array:

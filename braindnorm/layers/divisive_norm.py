@@ -12,7 +12,7 @@ from brainstate.nn import Param
 from .. import functional, units
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
 from ..errors import OptionError
-from ..functional._divisive import check_exponent, in_drive_unit, read_pool, real_parameter
+from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ..functional._normalize import check_axis_name, check_choices, result_dtype
 from ..masks._step_mask import with_step_mask
 from ._positive import PositiveT
