@@ -150,9 +150,8 @@ def _response(
     ]
     if weights is not None:
         weights = _fit_weights(weights, array.shape, over).astype(wide)
-    drive = array.astype(wide)
-    if valid is not None:
-        drive = zero_masked(drive, valid | jnp.isfinite(drive) if keep_padding else valid)
+    seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
+    drive = zero_masked(array, seen).astype(wide)
     sigma, gamma = fitted
     if over.axis_name is None:
         r: jax.Array = _compiled(over._replace(name=""), how, drive, sigma, gamma, valid, weights)
