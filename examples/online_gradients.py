@@ -33,7 +33,7 @@ def positive(value: float) -> Param:
 NORMS: dict[str, Callable[[], Any]] = {
     "no norm": lambda: None,
     "RMSNorm": lambda: RMSNorm(UNITS, param_type=ETraceNormParam),
-    "DivisiveNorm": lambda: DivisiveNorm(UNITS, exponent=1, signed=True, sigma=positive(1.0), gamma=positive(1.0)),
+    "DivisiveNorm": lambda: DivisiveNorm(UNITS, exponent=1, rectify=False, sigma=positive(1.0), gamma=positive(1.0)),
     "GroupNorm": lambda: GroupNorm(UNITS, num_groups=2, reduction_axes=-1, param_type=ETraceNormParam),
     "LayerNorm": lambda: LayerNorm(UNITS, param_type=ETraceNormParam),
 }

@@ -63,6 +63,37 @@ def varying(v: jax.Array, axis_name: AxisName) -> jax.Array:
     return jnp.where(index >= 0, v, 0)
 
 
+def place_among_devices(
+    axis_name: AxisName | None, groups: Sequence[Sequence[int]] | None, *, name: str
+) -> tuple[jax.Array, int | None]:
+    """Return the place of this device along a mapped axis or in its group, and how many there are.
+
+    On one device it is the first of 1; while brainstate only looks for new states, the first of None.
+
+    Raises
+    ------
+    OptionError
+        If the groups do not cover the axis once each, or are not of one length.
+    """
+    size = 1 if axis_name is None else _axis_size(axis_name, name)
+    if axis_name is None or size is None:
+        return jnp.zeros((), jnp.int32), size
+    index = jax.lax.axis_index(axis_name)
+    if groups is None:
+        return index, size
+    group_of = _group_of(groups, size, name)
+    sizes = {len(group) for group in groups}
+    if len(sizes) > 1:
+        raise OptionError(
+            f"{name}: axis_index_groups={groups!r} are of different length, but the matrix is one for all of them. Give"
+            " groups of one length, or a matrix for the elements of one device."
+        )
+    places = np.zeros_like(group_of)
+    for group in groups:
+        places[list(group)] = range(len(group))
+    return jnp.asarray(places)[index], sizes.pop()
+
+
 def _all_sum(v: jax.Array, axis_name: AxisName) -> jax.Array:
     # JAX refuses to sum over an axis along which v varies together with one along which it does not
     mine = varying(v, axis_name) if isinstance(axis_name, tuple) else v

@@ -71,7 +71,7 @@ def normalize(
     over = reduction_of(array.shape, reduction_axes, feature_axis, groups, name=name)
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     valid = align(mask, array.shape, name=name)
-    padding = _padding(array, masked_output, reference, out_unit, name)
+    padding = padding_of(array, masked_output, reference, out_unit, name)
     # a change of prefix may have widened it
     given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
     result = result_dtype([given, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
@@ -192,7 +192,7 @@ def reduction_of(
     return Reduction(tuple(axis for axis in reduced if axis != channel), channel, num_groups, name=name)
 
 
-def _padding(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> Any:
+def padding_of(array: jax.Array, masked_output: str, reference: Any, out_unit: Any, name: str) -> Any:
     """Return what comes out at masked positions; None where it is the normalized input."""
     if masked_output == "zero":
         return np.zeros((), array.dtype)

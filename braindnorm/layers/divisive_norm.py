@@ -7,17 +7,20 @@ import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brainstate.nn import ExpT, Param
+from brainstate.nn import Param
 
 from .. import functional, units
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
 from ..errors import OptionError
-from ..functional._divisive import check_response, in_drive_unit
-from ..functional._normalize import result_dtype
+from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
+from ..functional._normalize import check_axis_name, check_choices, result_dtype
 from ..masks._step_mask import with_step_mask
+from ._positive import PositiveT
 from ._wiring import check_name, label
 
-OPTIONS = ("exponent", "pool_axes", "signed", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype")
+OPTIONS = (
+    "exponent", "pool_axes", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
+)  # fmt: skip
 
 
 class DivisiveNorm(brainstate.nn.Module):
@@ -38,16 +41,18 @@ class DivisiveNorm(brainstate.nn.Module):
         n, above 0. A drive of 0 has a finite gradient for every n (see :func:`braindnorm.functional.divisive_norm`).
     sigma : float, array_like, Quantity, callable or Param
         The semi-saturation constant in the drive's unit; as a quantity it sets `unit`. Its value is where learning
-        begins: the parameter is its logarithm (``brainstate.nn.ExpT``), so it stays positive, and a step of learning is
-        the same whatever the unit's prefix. A ``brainstate.nn.Param`` is taken as it is: fixed (``fit=False``), with
+        begins: the parameter is its logarithm, so it stays positive, and a step of learning is the same whatever the
+        unit's prefix. A ``brainstate.nn.Param`` is taken as it is: fixed (``fit=False``), with
         another transform, or regularized.
     gamma : float, array_like, Quantity, callable or Param
         The gain in the output's unit, in the same ways; as a quantity it sets `out_unit`.
     pool : {'mean', 'sum'}, array_like of shape (N, N) or Param
         What is pooled: see :func:`braindnorm.functional.divisive_norm`. A matrix is fixed, and a ``Param`` learned.
-    signed : bool
-        False takes a negative drive as 0; True responds to its magnitude, with its sign.
-    unit, out_unit, axis_name, axis_index_groups, dtype, name
+    rectify : bool
+        True takes a negative drive as 0; False responds to its magnitude, with its sign.
+    axis_name, axis_index_groups
+        See :func:`braindnorm.functional.divisive_norm`.
+    masked_output, unit, out_unit, dtype, name
         See :mod:`braindnorm.layers`.
 
     Raises
@@ -84,7 +89,8 @@ class DivisiveNorm(brainstate.nn.Module):
         sigma: Any = 1.0,
         gamma: Any = 1.0,
         pool: Any = "mean",
-        signed: bool = False,
+        rectify: bool = True,
+        masked_output: str = "zero",
         axis_name: Hashable | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         dtype: Any = None,
@@ -98,9 +104,12 @@ class DivisiveNorm(brainstate.nn.Module):
         self.pool_axes = as_axes(pool_axes, option="pool_axes", name=label(self))
         self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
         self._shape = feature_shape(size, self.feature_axes)
-        self.exponent, self.pool, self.signed = exponent, pool, signed
+        self.exponent, self.pool, self.rectify, self.masked_output = exponent, pool, rectify, masked_output
         self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
-        check_response(exponent, _value(pool), name=label(self))
+        check_exponent(exponent, rectify, name=label(self))
+        read_pool(_value(pool), name=label(self))
+        check_choices(masked_output, True, name=label(self))
+        check_axis_name(axis_name, axis_index_groups, name=label(self))
         result_dtype([], dtype, name=label(self))
         self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit", name=label(self)))
         self.gamma, self.out_unit = self._learned(
@@ -150,18 +159,18 @@ class DivisiveNorm(brainstate.nn.Module):
         value = value(shape) if callable(value) else value
         if option == "gamma":
             plain, unit = units.strip_parameters({option: value}, unit, name=name)
-            start = jnp.asarray(plain[option])
+            start = jnp.asarray(real_parameter(plain[option], option, name=name))
         else:
-            given = units.strip(value, None, name=name)[1]
-            unit = given if unit is None and not given.is_unitless else unit
+            given = units.strip_parameters({option: value}, None, name=name)[1]
+            unit = given if unit is None else unit
             start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit, name=name))
-        positive = isinstance(start, jax.core.Tracer) or (np.asarray(start) > 0).all()
+        positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
             raise OptionError(
                 f"{name}: {option} must begin as one positive number, or as positive numbers of shape {shape}; got"
                 f" {value!r}."
             )
-        return Param(jnp.broadcast_to(start, shape), t=ExpT(0.0)), unit
+        return Param(jnp.broadcast_to(start, shape), t=PositiveT()), unit
 
 
 def _quantity(parameter: Param, unit: Any) -> Any:

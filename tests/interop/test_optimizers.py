@@ -14,7 +14,7 @@ LAYERS = {
     "layer": lambda: LayerNorm(8, unit=u.mV, out_unit=u.nA, scale_init=brainstate.nn.init.Constant(2.0)),
     "rms": lambda: RMSNorm(8, unit=u.mV, scale_init=brainstate.nn.init.Constant(3.0 * u.nA)),
     "group": lambda: GroupNorm(8, num_groups=2, reduction_axes=-1, unit=u.mV, out_unit=u.nA),
-    "divisive": lambda: DivisiveNorm(8, sigma=5 * u.mV, gamma=2 * u.nA, signed=True),
+    "divisive": lambda: DivisiveNorm(8, sigma=5 * u.mV, gamma=2 * u.nA, rectify=False),
 }
 RNG = np.random.default_rng(0)
 X = RNG.normal(-65, 10, (16, 8)).astype(np.float32) * u.mV

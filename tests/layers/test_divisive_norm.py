@@ -38,7 +38,7 @@ def reference(d, sigma, gamma, n, pool, axes=(-1,), signed=False, mask=None):
 @pytest.mark.parametrize("n", [0.5, 1, 1.5, 2, 3.0])
 def test_value(n, pool, masked, signed):
     mask = MASK if masked else None
-    got = jax.jit(lambda d: divisive_norm(d, 1.5, 3.0, exponent=n, pool=pool, mask=mask, signed=signed))(DRIVE)
+    got = jax.jit(lambda d: divisive_norm(d, 1.5, 3.0, exponent=n, pool=pool, mask=mask, rectify=not signed))(DRIVE)
     expected = reference(DRIVE, 1.5, 3.0, n, pool, signed=signed, mask=mask)
     np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7)
 
@@ -59,7 +59,7 @@ def test_gradients(n, pool, signed):
     arguments = [DRIVE.astype(np.float64), sigma, gamma]
 
     def loss(d, s, g):
-        return (divisive_norm(d, s, g, exponent=n, pool=pool, signed=signed, mask=MASK) * cotangent).sum()
+        return (divisive_norm(d, s, g, exponent=n, pool=pool, rectify=not signed, mask=MASK) * cotangent).sum()
 
     def exact(*values):
         return (reference(*values, n, pool, signed=signed, mask=MASK) * cotangent).sum()
@@ -80,7 +80,7 @@ def test_gradients(n, pool, signed):
 @pytest.mark.parametrize("n", [0.5, 1, 1.5, 2, 3])
 def test_a_drive_of_zero_has_finite_gradients(n, signed):
     def loss(d, s):
-        return divisive_norm(d, s, exponent=n, signed=signed).sum()
+        return divisive_norm(d, s, exponent=n, rectify=not signed).sum()
 
     for value in jax.tree.leaves(
         jax.jit(lambda d, s: (jax.grad(loss, (0, 1))(d, s), jax.hessian(loss)(d, s)))(jnp.zeros(4), 1.0)
@@ -90,7 +90,7 @@ def test_a_drive_of_zero_has_finite_gradients(n, signed):
 
 def test_the_slope_at_zero():
     """For n = 1 and a sign, R rises from 0 with slope gamma / sigma; for n > 1 it is flat there."""
-    slope = jax.grad(lambda d, n: divisive_norm(d, 4.0, 2.0, exponent=n, signed=True)[0])
+    slope = jax.grad(lambda d, n: divisive_norm(d, 4.0, 2.0, exponent=n, rectify=False)[0])
     np.testing.assert_allclose(slope(jnp.zeros(3), 1), [0.5, 0, 0])
     np.testing.assert_array_equal(slope(jnp.zeros(3), 2), 0)
 
@@ -137,7 +137,7 @@ def test_relation_to_rms_norm(exponent):
     response = divisive_norm(drive, sigma ** (2 / exponent), exponent=exponent, out_unit=u.UNITLESS)
     np.testing.assert_allclose(jnp.sign(DRIVE) * jnp.sqrt(response), rms, rtol=2e-6)
     if exponent == 2:
-        signed = divisive_norm(x, sigma, signed=True, out_unit=u.UNITLESS)
+        signed = divisive_norm(x, sigma, rectify=False, out_unit=u.UNITLESS)
         np.testing.assert_allclose(signed, jnp.sign(DRIVE) * rms**2, rtol=4e-6)
 
 
@@ -278,8 +278,8 @@ def test_transforms_agree():
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"exponent": 0}, errors.OptionError, r"exponent must be one finite number above 0; got 0"),
-        ({"exponent": [1, 2]}, errors.OptionError, r"exponent must be one finite number above 0; got \[1, 2\]"),
+        ({"exponent": 0}, errors.OptionError, r"exponent must be one number above 0 and at most 100; got 0"),
+        ({"exponent": [1, 2]}, errors.OptionError, r"exponent must be one number above 0 and at most 100; got \[1"),
         ({"sigma": -1.0}, errors.OptionError, r"sigma must be finite, zero or larger; got -1.0"),
         ({"sigma": 0.0}, errors.OptionError, r"sigma must begin as one positive number"),
         ({"gamma": [1.0, 2.0]}, errors.OptionError, r"gamma must begin as one positive number.*shape \(5,\); got"),
@@ -288,6 +288,21 @@ def test_transforms_agree():
         ({"pool": "max"}, errors.OptionError, r"pool must be 'mean', 'sum' or a matrix of weights; got 'max'"),
         ({"pool": np.ones((2, 3))}, errors.OptionError, r"a square matrix, .* got shape \(2, 3\)"),
         ({"pool": -np.eye(5)}, errors.OptionError, r"weights must be finite, zero or larger"),
+        ({"exponent": 101}, errors.OptionError, r"above 0 and at most 100; got 101"),
+        ({"exponent": float("nan")}, errors.OptionError, r"above 0 and at most 100; got nan"),
+        ({"rectify": "no"}, errors.OptionError, r"rectify must be True or False; got 'no'"),
+        ({"sigma": "a"}, errors.DtypeError, r"sigma must be a number, an array of numbers or a quantity; got 'a'"),
+        ({"sigma": None}, errors.OptionError, r"sigma must be a number, .* got None"),
+        ({"sigma": 1j}, errors.DtypeError, r"sigma is complex, for which divisive normalization is not defined"),
+        ({"gamma": 1j}, errors.DtypeError, r"gamma is complex, for which divisive normalization is not defined"),
+        ({"gamma": float("inf")}, errors.OptionError, r"gamma must begin as one positive number"),
+        ({"pool": [[1.0, 2.0], [3.0]]}, errors.DtypeError, r"pool must be a number, an array of numbers or a quantity"),
+        ({"pool": np.eye(5) * u.mV}, errors.UnitError, r"pool's weights are in mV, but weights are plain numbers"),
+        ({"pool": np.eye(5) * 1j}, errors.DtypeError, r"pool is complex"),
+        ({"pool": None}, errors.OptionError, r"pool must be a number, .* got None"),
+        ({"masked_output": "keep"}, errors.OptionError, r"masked_output must be 'zero', 'input' or 'normalize'"),
+        ({"axis_name": 0}, errors.OptionError, r"axis_name must be the name of a mapped axis"),
+        ({"axis_index_groups": [[0]]}, errors.OptionError, r"axis_index_groups=\[\[0\]\] divides a mapped axis, but"),
         ({"unit": "mV"}, errors.UnitError, r"unit must be a brainunit Unit"),
         ({"dtype": jnp.int32}, errors.DtypeError, r"dtype=int32 cannot hold"),
         ({"in_size": 0}, errors.AxisError, r"in_size must be a positive integer"),
@@ -308,6 +323,7 @@ def test_what_no_input_could_make_right_is_refused_at_once(options, error, says)
         ({"pool": np.eye(4)}, DRIVE, errors.AxisError, r"needs one pool axis of length 4; got pool_axes=\(2,\)"),
         ({"pool": np.eye(5), "pool_axes": (0, -1)}, DRIVE, errors.AxisError, r"needs one pool axis of length 5"),
         ({"pool_axes": 3}, DRIVE, errors.AxisError, r"pool_axes=\(3,\) has no axis 3"),
+        ({"masked_output": "input", "unit": u.mV, "out_unit": u.nA}, DRIVE * u.mV, errors.UnitError, r"would pass an"),
         ({}, DRIVE * 1j, errors.DtypeError, r"the input is complex"),
         ({"axis_name": "i"}, DRIVE, errors.AxisNameError, r"axis_name='i', but no such axis is bound here"),
     ],
