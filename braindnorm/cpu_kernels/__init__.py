@@ -66,9 +66,8 @@ def enable() -> bool:
 def disable() -> None:
     """Use no kernels in what is traced from now on.
 
-    A function that `jax.jit` or `brainstate.transform.jit` compiled while they were in use keeps them, as one that was
-    compiled before goes without. After ``jax.clear_caches()`` JAX compiles its functions anew; a function of
-    `brainstate.transform.jit` is to be built anew as well.
+    A function that ``jit`` compiled while they were in use keeps them, as one that was compiled before goes without.
+    ``jax.clear_caches()`` has those of `jax.jit` compiled anew, ``f.clear_cache()`` an f of `brainstate.transform.jit`.
     """
     global _enabled
     _enabled = False
