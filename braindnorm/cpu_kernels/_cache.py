@@ -37,7 +37,8 @@ def private_folder() -> Path:
     if not stat.S_ISDIR(found.st_mode):
         raise PackageError(f"the kernels cannot be kept: {folder} is not a folder. Remove it. {_CURE}")
     _refuse_foreign(folder, found.st_uid == os.geteuid(), bool(found.st_mode & 0o022))
-    folder.chmod(0o700)
+    if stat.S_IMODE(found.st_mode) != 0o700:  # it may lie where nothing can be changed, with a library in it
+        folder.chmod(0o700)
     return folder
 
 

@@ -1,5 +1,6 @@
 """The compiled library: kept where nobody else can put one, and never opened unless it is whole."""
 
+import errno
 import os
 import shlex
 import stat
@@ -149,6 +150,20 @@ def test_a_folder_that_others_can_read_is_closed(compiler: Compiler, cache_home:
     folder.mkdir(mode=0o755)
     _library.handlers()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_library_is_found_where_nothing_can_be_written(
+    compiler: Compiler, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a home that is mounted for reading alone, where a change of mode fails even if it changes nothing."""
+
+    def read_only(path: Path, mode: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    _library.handlers()
+    monkeypatch.setattr(Path, "chmod", read_only)
+    assert set(_library.handlers()) == HANDLERS
+    assert compiler.compiled() == 1
 
 
 def test_a_folder_of_another_user_is_refused(
