@@ -16,16 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .._numerics.fused import Plan
 from ..errors import PackageError
+from . import _choice
 
 __all__ = ["disable", "enable", "enabled"]
 
 _enabled = False
-# of the input, of the arithmetic
-_DTYPES = {(jnp.dtype(x), jnp.dtype(y)) for x, y in (("float32",) * 2, ("float64",) * 2, ("bfloat16", "float32"))}
 
 
 def enable() -> bool:
@@ -33,7 +31,10 @@ def enable() -> bool:
 
     The first call on a machine compiles them, which takes about 15 seconds. The result is kept in ``~/.cache``
     (``$XDG_CACHE_HOME``) for later processes. A C++ compiler is needed: g++ or clang++, or the one that the environment
-    variable ``CXX`` names.
+    variable ``CXX`` names (``CXX="ccache g++"``, say).
+
+    The call starts JAX's backend, as the first array does: what is to be set before that, such as
+    ``jax.distributed.initialize()``, comes first.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def enable() -> bool:
     True
     """
     global _enabled
-    reason = _unsuitable()
+    reason = _choice.unsuitable()
     if reason is None:
         from ._library import load
 
@@ -63,13 +64,13 @@ def enable() -> bool:
 
 
 def disable() -> None:
-    """Use no kernels from now on."""
+    """Use no kernels in what is traced from now on.
+
+    A function that ``jit`` compiled while they were in use keeps them, as one that was compiled before goes without.
+    ``jax.clear_caches()`` has those of `jax.jit` compiled anew, ``f.clear_cache()`` an f of `brainstate.transform.jit`.
+    """
     global _enabled
     _enabled = False
-
-
-# of the input, of the arithmetic
-_DTYPES = {(jnp.dtype(x), jnp.dtype(y)) for x, y in (("float32",) * 2, ("float64",) * 2, ("bfloat16", "float32"))}
 
 
 def enabled() -> bool:
@@ -77,27 +78,10 @@ def enabled() -> bool:
     return _enabled
 
 
-def rule_for(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> Callable[..., jax.Array] | None:
-    """Return the rule with kernels, to be called as that of ``_core``, if they are in use and fit; else None."""
-    if not _enabled or (x.dtype, plan.dtype) not in _DTYPES or jnp.ndim(epsilon):
+def rule_for(plan: Plan, x: Any, epsilon: Any, *parameters: Any) -> Callable[..., jax.Array] | None:
+    """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None."""
+    if not _enabled or not _choice.fits(plan, x, epsilon, *parameters):
         return None
-    parameters = tuple(parameter for parameter in parameters if parameter is not None)
-    if any(getattr(jax.typeof(v), "vma", None) for v in (x, valid, *parameters) if v is not None):
-        return None  # within shard_map each value has a type that says along which axes it varies
     from ._rule import normalized
-    from ._view import view_of
 
-    view = view_of(plan.over, x.shape, tuple(parameter.shape for parameter in parameters))
-    return None if view is None else normalized
-
-
-def _unsuitable() -> str | None:
-    """Return why kernels cannot be used here, or should not."""
-    if jax.default_backend() != "cpu":
-        return f"they are for CPUs, and JAX computes on {jax.default_backend()} here."
-    if jax.device_count() > 1:
-        return (
-            f"JAX has {jax.device_count()} devices here, and XLA would gather on each of them what is divided among"
-            " them. Use one device for a process."
-        )
-    return None
+    return normalized

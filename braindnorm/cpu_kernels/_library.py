@@ -1,71 +1,76 @@
-"""Compile the kernels and make them known to XLA: once on a machine, and once in a process."""
+"""Find the kernels' library, or have it compiled, and make it known to XLA: once in a process."""
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
+from typing import Any
 
 import jax
 
 from ..errors import PackageError
+from ._cache import is_whole, private_folder, replacing
+from ._compiler import compile_library, compiler, fingerprint
 
-SOURCE = Path(__file__).with_name("norm.cpp")
-HEADERS = tuple(SOURCE.with_name(name) for name in ("lanes.h", "view.h", "rows.h", "slabs.h"))
 HANDLERS = ("braindnorm_forward", "braindnorm_backward")
-# No -ffast-math: it would take NaN and infinity for impossible, and let denormals vanish in the whole process.
-FLAGS = ("-std=c++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math")
 
 
 @functools.cache
 def load() -> None:
-    """Compile the kernels, unless such a machine has done it before, and register them with XLA.
+    """Register the kernels with XLA.
+
+    It starts JAX's backend: a library that XLA refuses is refused here and now. Registered before that, it would take
+    all of JAX on the CPU with it.
 
     Raises
     ------
     PackageError
-        If there is no compiler, or it fails; or if what it makes cannot be kept or loaded.
+        If there is no compiler, or it fails; if what it makes cannot be kept or loaded; or if XLA does not take it.
     """
     try:
-        library = ctypes.CDLL(str(_compiled(os.environ.get("CXX") or "c++")))
+        found = handlers()
     except OSError as error:
         raise PackageError(
             f"the kernels could not be kept or loaded: {error}. Let the environment variable XDG_CACHE_HOME name a"
             " folder for programs that can be written."
         ) from error
-    for handler in HANDLERS:
-        jax.ffi.register_ffi_target(handler, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
+    jax.devices("cpu")
+    for name, handler in found.items():
+        try:
+            jax.ffi.register_ffi_target(name, handler, platform="cpu")
+        except jax.errors.JaxRuntimeError as error:
+            raise PackageError(
+                f"jaxlib refuses the kernels: {error}. Install jax and jaxlib of the same release."
+            ) from error
 
 
-def _compiled(compiler: str) -> Path:
-    """Return where the compiled kernels lie."""
-    if shutil.which(compiler) is None:
+def handlers() -> dict[str, Any]:
+    """Return the handlers by name, of a library compiled earlier if there is one that is whole and can be loaded.
+
+    Raises
+    ------
+    PackageError, OSError
+        If there is none, and none can be compiled, kept or loaded.
+    """
+    command = compiler()
+    library = private_folder() / f"norm-{fingerprint(command)}.so"
+    if is_whole(library):
+        try:
+            return _handlers_of(str(library))
+        except (PackageError, OSError):
+            pass  # such as one that needs what this machine no longer has: compiled anew
+    try:
+        with replacing(library) as made:
+            compile_library(command, made)
+        return _handlers_of(str(library))
+    except (PackageError, OSError):
+        library.unlink(missing_ok=True)
+        raise
+
+
+def _handlers_of(library: str) -> dict[str, Any]:
+    opened = ctypes.CDLL(library)
+    try:
+        return {name: jax.ffi.pycapsule(getattr(opened, name)) for name in HANDLERS}
+    except AttributeError as error:
         raise PackageError(
-            f"the kernels need a C++ compiler, and {compiler!r} is none that can be found. Install g++ or clang++, or"
-            " name one in the environment variable CXX."
-        )
-    # what the compiler defines of itself tells its version and the processor's instructions apart
-    machine = _run([compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
-    includes = jax.ffi.include_dir()
-    files = (SOURCE, *HEADERS, Path(includes, "xla/ffi/api/c_api.h"))
-    parts = (machine, repr(FLAGS), *(file.read_text() for file in files))
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "braindnorm"
-    library = folder / f"norm-{key}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as here:
-            made = Path(here, library.name)
-            _run([compiler, *FLAGS, "-shared", "-fPIC", "-I", includes, str(SOURCE), "-o", str(made)])
-            made.replace(library)  # at once, whoever else compiles it too
-    return library
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise PackageError(f"the kernels could not be compiled. {' '.join(command)} said:\n{done.stderr.strip()}")
-    return done.stdout
+            f"the kernels could not be loaded: {error}. Check the compiler that the environment variable CXX names."
+        ) from error

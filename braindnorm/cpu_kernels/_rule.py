@@ -1,4 +1,4 @@
-"""The fast rule of ``braindnorm._core`` with kernels in it: the value, and the gradient of a cotangent."""
+"""The fast rule of ``braindnorm._numerics.fused`` with kernels in it: the value, and the gradient of a cotangent."""
 
 import functools
 from collections.abc import Callable

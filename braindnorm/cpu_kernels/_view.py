@@ -41,13 +41,16 @@ class View(NamedTuple):
 def view_of(over: Reduction, shape: tuple[int, ...], parameters: tuple[tuple[int, ...], ...]) -> View | None:
     """Return how the kernels see an array of this shape with parameters of these; None if they cannot."""
     view = _rows(over, shape, parameters) if over.channel_axis is None else _channels(over, shape, parameters)
-    if view is None or math.prod(shape) == 0 or view.space * view.channels * view.tail < SHORT:
+    if view is None or view.space * view.channels * view.tail < SHORT:
         return None
     return view
 
 
 def is_worth_it(view: View, shape: Sequence[int]) -> bool:
-    """Tell whether a kernel is faster than XLA; asked when all axes that ``vmap`` adds are there."""
+    """Tell whether a kernel is faster than XLA; asked when all axes that ``vmap`` adds are there.
+
+    Of nothing it never is: an axis that ``vmap`` adds may have length 0.
+    """
     return math.prod(shape) > SMALL and view.batch >= FEW
 
 

@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
+#include <string>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -18,23 +21,35 @@ namespace braindnorm {
 namespace {
 
 // Runs `run(chunk)` for each chunk, here and on XLA's own threads. It waits for no task that has not begun, so threads
-// that are busy elsewhere delay nothing.
+// that are busy elsewhere delay nothing. What a chunk throws is thrown here, when no thread is at work any more: out of
+// a task it would end the process.
 template <class Run>
 void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
   struct State {
     std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;
   };
   auto state = std::make_shared<State>();
   const Run *job = &run;
   auto work = [state, job, chunks] {
     for (int64_t chunk; (chunk = state->next.fetch_add(1)) < chunks;) {
-      (*job)(chunk);
+      try {
+        if (!state->failed) (*job)(chunk);
+      } catch (...) {
+        if (!state->failed.exchange(true)) state->error = std::current_exception();
+      }
       state->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
+  try {
+    for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
+  } catch (const std::bad_alloc &) {
+    // fewer threads share the work
+  }
   work();
   while (state->done.load(std::memory_order_acquire) < chunks) std::this_thread::yield();
+  if (state->failed) std::rethrow_exception(state->error);
 }
 
 template <class A, class X, class M>
@@ -72,15 +87,19 @@ void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const 
   }
 }
 
-// Calls body(A(), X()) with the types of the arithmetic and of x.
+// Calls body(A(), X()) with the types of the arithmetic and of x. Nothing is thrown beyond it: XLA would not catch it.
 template <class Body>
-ffi::Error with_types(const View &view, ffi::DataType arithmetic, ffi::DataType x, const Body &body) {
+ffi::Error with_types(const View &view, ffi::DataType arithmetic, ffi::DataType x, const Body &body) try {
   if (view.space > 1 && !view.centred)
     return ffi::Error::InvalidArgument("braindnorm has no kernel for what is not centred over space");
   if (arithmetic == ffi::F32 && x == ffi::F32) return body(float(), float());
   if (arithmetic == ffi::F32 && x == ffi::BF16) return body(float(), BFloat16());
   if (arithmetic == ffi::F64 && x == ffi::F64) return body(double(), double());
   return ffi::Error::InvalidArgument("braindnorm has no kernel for these dtypes");
+} catch (const std::bad_alloc &) {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "braindnorm: out of memory for the sums of a kernel");
+} catch (const std::exception &error) {
+  return ffi::Error::Internal(std::string("braindnorm: ") + error.what());
 }
 
 View view_of(ffi::Span<const int64_t> lengths, bool centred) {

@@ -205,6 +205,40 @@ def test_vmap_is_one_call_of_a_kernel(case: str) -> None:
         close(found[i], np.sum([np.asarray(e[i], np.float64) for e in each], 0), 1e-5)
 
 
+@every_case
+@pytest.mark.parametrize("axis", [0, 1])
+def test_vmap_over_nothing(case: str, axis: int) -> None:
+    """An axis of length 0 gives one of length 0, and gradients of what is shared that are 0."""
+    f, _, (x, scale, bias), valid, _ = arguments(case, "elements")
+    none = np.zeros((*x.shape[:axis], 0, *x.shape[axis:]), np.float32)
+    over_none = jax.vmap(partial(f, mask=valid), (axis, None, None), axis)
+    assert kernels_of(over_none, none, scale, bias) == []
+    assert over_none(none, scale, bias).shape == none.shape
+    found = jax.grad(lambda *p: jnp.sum(over_none(*p)), (0, 1, 2))(none, scale, bias)
+    assert [v.shape for v in found] == [none.shape, scale.shape, bias.shape]
+    assert not np.any(found[1])
+    assert not np.any(found[2])
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_manual_regions_are_left_to_xla(check_vma: bool) -> None:
+    """Within ``shard_map``, whatever the version of JAX calls the types of the values there."""
+    f, want, (x, scale, bias), _, g = arguments("many rows")
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    rows, whole = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
+    divided = jax.shard_map(f, mesh=mesh, in_specs=(rows, whole, whole), out_specs=rows, check_vma=check_vma)
+    gradient = jax.jit(jax.grad(lambda *p: jnp.vdot(g, divided(*p)), (0, 1, 2)))
+    assert kernels_of(divided, x, scale, bias) == []
+    assert kernels_of(gradient, x, scale, bias) == []
+    close(divided(x, scale, bias), want(x, scale=scale, bias=bias), 2e-6)
+    dx, dscale, dbias = gradient(x, scale, bias)
+    v = draw(*x.shape, seed=5).astype(float)
+    along = reference.directional(lambda x: want(x, scale=scale, bias=bias), x, v)
+    close(np.vdot(np.asarray(dx, np.float64), v), np.vdot(g, along), 2e-5)
+    close(dscale, _sum_to(g * want(x), scale.shape), 2e-5)
+    close(dbias, _sum_to(g.astype(float), bias.shape), 2e-5)
+
+
 def test_a_gradient_for_each_example() -> None:
     """With the parameters' too, each of which is one example's: by plain JAX."""
     f, _, (x, scale, bias), _, g = arguments("layer")
