@@ -1,7 +1,12 @@
 """What has to be set before JAX starts, and how the tests draw their examples."""
 
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -12,6 +17,10 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# What XLA compiled is shared among workers, with the processes that tests start, and with the next run. JAX looks a
+# program up by its text, XLA's flags and its own version: one that has changed is compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # The same examples in every run, and no deadline: the first call of a function compiles it.
 settings.register_profile("repository", derandomize=True, deadline=None, database=None)
@@ -20,6 +29,23 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
+
+
+def pytest_report_header() -> str:
+    """Say which releases are tested."""
+    releases = [f"{name} {metadata.version(name)}" for name in ("brainstate", "brainunit", "jax", "jaxlib", "numpy")]
+    return f"releases: Python {sys.version.split()[0]}, {', '.join(releases)}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Let go of what a file compiled, or a worker grows by a gigabyte every thousand programs."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed in small pieces
 
 
 @pytest.fixture(scope="session", autouse=True)
