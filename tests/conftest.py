@@ -37,6 +37,11 @@ def pytest_report_header() -> str:
     return f"releases: Python {sys.version.split()[0]}, {', '.join(releases)}"
 
 
+def pytest_collection_finish() -> None:
+    """Spare what has been imported from the garbage collector, which would look through all of it time and again."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs() -> Iterator[None]:
     """Let go of what a file compiled, or a worker grows by a gigabyte every thousand programs."""
