@@ -42,7 +42,7 @@ test: .venv/.stamp-test ## run the tests, warnings as errors (JOBS=2, ARGS='-k m
 test-oldest: .venv-oldest/.stamp ## run the tests with the lower bounds of pyproject.toml
 	.venv-oldest/bin/python $(PYTEST)
 
-test-newest: ## run the tests with the newest Python here and the newest releases (needs the network)
+test-newest: ## run the tests with the newest Python that runs here and the newest releases (needs the network)
 	@test -n "$(NEWEST_PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set NEWEST_PYTHON=/path/to/python"; exit 1; }
 	@echo "Making .venv-newest with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest
@@ -74,7 +74,7 @@ lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (ARGS=--quick)
+bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (five minutes; ARGS=--quick)
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds

@@ -3,10 +3,13 @@
 import ctypes
 import gc
 import os
+import resource
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,7 +22,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 # What XLA compiled is shared among workers, with the processes that tests start, and with the next run. JAX looks a
 # program up by its text, XLA's flags and its own version: one that has changed is compiled.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # The same examples in every run, and no deadline: the first call of a function compiles it.
@@ -29,6 +33,15 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
+
+
+peaks: dict[str, float] = {}  # the most memory of each worker, in GB
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin anew where what is kept has grown too large: one run leaves a hundred megabytes, and nothing is let go."""
+    if not hasattr(config, "workerinput") and sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
+        shutil.rmtree(COMPILED)
 
 
 def pytest_report_header() -> str:
@@ -51,6 +64,25 @@ def forget_programs() -> Iterator[None]:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed in small pieces
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak
+    elif not peaks:
+        peaks["this process"] = peak
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    peaks[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak", float("nan"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    memory = ", ".join(f"{peak:.2f} GB in {name}" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"memory, at most: {memory}")
 
 
 @pytest.fixture(scope="session", autouse=True)
