@@ -1,15 +1,22 @@
 # Two commands from a fresh clone, `make demo` and `make test`. Each makes the environment it needs on its
 # first call and reuses it, without network, on the next; an edit of pyproject.toml renews it.
 
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# The first of these versions that can make an environment, on PATH or among pyenv's own: a shim of pyenv's runs only
+# where its version has been chosen.
+first_python = $(shell for version in $(1); do \
+	for python in $$(IFS=:; for folder in $$PATH; do echo $$folder/python$$version; done) \
+		$$(pyenv root 2>/dev/null)/versions/*/bin/python$$version; do \
+		[ -x $$python ] && $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+			&& echo $$python && exit; done; done)
+
+PYTHON ?= $(call first_python,3.11 3.12 3.13 3.14 3)
+NEWEST_PYTHON ?= $(call first_python,3.14 3.13 3.12 3.11 3)
 JOBS ?= auto
 ARGS ?=
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
-PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --durations 10 $(ARGS)
+# Workers take files in turn, as whole as they can: what a file compiles serves its next tests.
+PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -35,8 +42,10 @@ test: .venv/.stamp-test ## run the tests, warnings as errors (JOBS=2, ARGS='-k m
 test-oldest: .venv-oldest/.stamp ## run the tests with the lower bounds of pyproject.toml
 	.venv-oldest/bin/python $(PYTEST)
 
-test-newest: ## run the tests with the newest Python here and the newest releases (needs the network)
-	$(NEWEST_PYTHON) -m venv .venv-newest
+test-newest: ## run the tests with the newest Python that runs here and the newest releases (needs the network)
+	@test -n "$(NEWEST_PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set NEWEST_PYTHON=/path/to/python"; exit 1; }
+	@echo "Making .venv-newest with $(NEWEST_PYTHON)"
+	$(NEWEST_PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
 
@@ -65,7 +74,7 @@ lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (ARGS=--quick)
+bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (five minutes; ARGS=--quick)
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds

@@ -1,7 +1,15 @@
 """What has to be set before JAX starts, and how the tests draw their examples."""
 
+import ctypes
+import gc
 import os
+import resource
+import shutil
+import sys
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +20,11 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# What XLA compiled is shared among workers, with the processes that tests start, and with the next run. JAX looks a
+# program up by its text, XLA's flags and its own version: one that has changed is compiled.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 # The same examples in every run, and no deadline: the first call of a function compiles it.
 settings.register_profile("repository", derandomize=True, deadline=None, database=None)
@@ -20,6 +33,56 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
+
+
+peaks: dict[str, float] = {}  # the most memory of each worker, in GB
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin anew where what is kept has grown too large: one run leaves a hundred megabytes, and nothing is let go."""
+    if not hasattr(config, "workerinput") and sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
+        shutil.rmtree(COMPILED)
+
+
+def pytest_report_header() -> str:
+    """Say which releases are tested."""
+    releases = [f"{name} {metadata.version(name)}" for name in ("brainstate", "brainunit", "jax", "jaxlib", "numpy")]
+    return f"releases: Python {sys.version.split()[0]}, {', '.join(releases)}"
+
+
+def pytest_collection_finish() -> None:
+    """Spare what has been imported from the garbage collector, which would look through all of it time and again."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Let go of what a file compiled, or a worker grows by a gigabyte every thousand programs."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed in small pieces
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak
+    elif not peaks:
+        peaks["this process"] = peak
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    peaks[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak", float("nan"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    memory = ", ".join(f"{peak:.2f} GB in {name}" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"memory, at most: {memory}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ variance in float64.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import brainstate
@@ -125,6 +126,29 @@ def test_the_prefix_variance() -> None:
         assert np.allclose(found[:, 0], [0, 1, 8 / 3, 5], rtol=1e-15)
 
 
+class Gradient(NamedTuple):
+    """The gradient of a weighted sum of the naive outputs, and its slopes along three directions by differences."""
+
+    cotangent: np.ndarray
+    expected: np.ndarray
+    directions: list[np.ndarray]
+    slopes: list[float]
+
+
+@cache
+def naive_gradient(kind: str, decay: float) -> Gradient:
+    trials = recording(decay)
+    cotangent = np.random.default_rng(1).normal(size=trials.x.shape)
+    expected = jax.jit(jax.grad(lambda x: jnp.sum(cotangent * naive(x, trials, kind, xp=jnp))))(trials.x)
+    directions, slopes, h = [], [], 1e-6
+    for seed in range(3):
+        direction = np.random.default_rng(seed).normal(size=trials.x.shape) * trials.mask
+        up, down = (np.sum(cotangent * naive(trials.x + s * h * direction, trials, kind)) for s in (1, -1))
+        directions.append(direction)
+        slopes.append((up - down) / (2 * h))
+    return Gradient(cotangent, np.asarray(expected), directions, slopes)
+
+
 @pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fast", [True, False])
@@ -132,21 +156,16 @@ def test_gradients_through_time(kind: str, clock: str, fast: bool) -> None:
     with float64():
         trials = recording(0.8)
         norm = over_time(kind, trials.decay, use_fast_variance=fast)
-        cotangent = np.random.default_rng(1).normal(size=trials.x.shape)
-        x = jnp.asarray(trials.x)
+        truth = naive_gradient(kind, trials.decay)
 
         def loss(x: Any) -> Any:
-            return jnp.sum(cotangent * CLOCKS[clock](norm, x, trials))
+            return jnp.sum(truth.cotangent * CLOCKS[clock](norm, x, trials))
 
-        got = np.asarray(brainstate.transform.grad(loss)(x))
-        expected = jax.grad(lambda x: jnp.sum(cotangent * naive(x, trials, kind, xp=jnp)))(x)
-        assert np.allclose(got, expected, rtol=0, atol=1e-10)
+        got = np.asarray(brainstate.transform.grad(loss)(jnp.asarray(trials.x)))
+        assert np.allclose(got, truth.expected, rtol=0, atol=1e-10)
         assert not got[~trials.mask].any()
-        for seed in range(3):
-            direction = np.random.default_rng(seed).normal(size=x.shape) * trials.mask
-            h = 1e-6
-            slope = [np.sum(cotangent * naive(trials.x + s * h * direction, trials, kind)) for s in (1, -1)]
-            assert np.isclose(np.sum(got * direction), (slope[0] - slope[1]) / (2 * h), rtol=1e-5, atol=1e-7)
+        for direction, slope in zip(truth.directions, truth.slopes, strict=True):
+            assert np.isclose(np.sum(got * direction), slope, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -278,8 +297,10 @@ def test_parameters_of_each_step_on_both_clocks(kind: str) -> None:
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-@pytest.mark.parametrize(("check_vma", "fast"), [(True, True), (True, False), (False, True)])
-def test_channels_shared_among_devices(clock: str, check_vma: bool, fast: bool) -> None:
+@pytest.mark.parametrize(
+    ("check_vma", "fast", "compiled"), [(True, True, False), (True, False, True), (False, True, True)]
+)
+def test_channels_shared_among_devices(clock: str, check_vma: bool, fast: bool, compiled: bool) -> None:
     """The memory is one, replicated; the channels, the scale and the mask are in shards."""
     trials = recording(0.8)
     whole_norm = over_time("LayerNorm", trials.decay)
@@ -296,7 +317,8 @@ def test_channels_shared_among_devices(clock: str, check_vma: bool, fast: bool) 
 
     mesh = jax.make_mesh((2,), ("channels",))
     sharded = brainstate.transform.shard_map(run, mesh, in_specs=(spec, spec), out_specs=spec, check_vma=check_vma)
-    assert np.allclose(sharded(jnp.asarray(x), jnp.asarray(trials.mask)), expected, atol=3e-6)
+    call = jit(sharded) if compiled else sharded
+    assert np.allclose(call(jnp.asarray(x), jnp.asarray(trials.mask)), expected, atol=3e-6)
     for key, v in whole_norm.memory.value.items():
         assert np.allclose(norm.memory.value[key], v, rtol=1e-5, atol=1e-6)
 
