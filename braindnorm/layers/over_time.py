@@ -17,7 +17,7 @@ from ..functional._over_time import OverTimeStandardize
 from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
 from ._affine import check_features, learned
-from ._decay import check_decay, decay_of
+from ._decay import check_decay, rate_of
 from ._wiring import OPTIONS, check_name, label
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
@@ -122,8 +122,8 @@ class OverTime(brainstate.nn.Module):
     def statistics(self) -> Statistics:
         """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
         past, unit = self._past(), self.norm.unit or units.UNITLESS
-        mean = units.restore(past.pivot + past.mean, unit)
-        return Statistics(past.count, mean, units.restore(past.var, unit**2))
+        mean = units.restore(past.mean.value, unit)
+        return Statistics(past.count.value, mean, units.restore(past.var, unit**2))
 
     def update(self, x: Any, *, mask: Any = None, reset: Any = None) -> Any:
         """Normalize one step, and remember it.
@@ -184,13 +184,12 @@ class OverTime(brainstate.nn.Module):
                 f"{name} keeps a memory, which has one unit: got an input in {units.strip(x, None, name=name)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = OverTimeStandardize(self._past(), decay_of(self.decay, self.tau, name=name), began, sequence)
+        clock = OverTimeStandardize(self._past(), rate_of(self.decay, self.tau, name=name), began, sequence)
         over = _over(norm, shape[1:] if sequence else shape, name)
         options = {key: getattr(norm, key) for key in OPTIONS}
         parameters = {"scale": None, "bias": None, **learned(norm, weight, x)}
         y = normalize(x, **parameters, **options, **over, mask=mask, name=name, standardize=clock)
-        dtype = clock.past.m2.dtype
-        self.memory.value = {key: v.astype(dtype) for key, v in clock.last._asdict().items()}
+        self.memory.value = clock.last.arrays()
         return y
 
     def _began(self, reset: Any, x: Any) -> jax.Array | None:
@@ -206,7 +205,7 @@ class OverTime(brainstate.nn.Module):
                 f"{label(self)} has no memory yet. Call init_state(batch_size), or"
                 " brainstate.nn.init_all_states(net, batch_size), before the first step."
             )
-        return Memory(**self.memory.value)
+        return Memory.from_arrays(self.memory.value)
 
     def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
         batch = () if batch_size is None else np.atleast_1d(batch_size).tolist()
@@ -214,7 +213,7 @@ class OverTime(brainstate.nn.Module):
         axes = {axis % len(shape) for axis in _over(self.norm, shape, label(self))["reduction_axes"]}
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
-        return {key: jnp.zeros(kept, dtype) for key in Memory._fields}
+        return Memory.empty(tuple(kept), dtype).arrays()
 
 
 def _over(norm: Any, shape: Any, name: str) -> dict[str, Any]:
