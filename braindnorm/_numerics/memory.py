@@ -45,9 +45,9 @@ class Memory(NamedTuple):
         pairs = self._asdict().items()
         return {key: v.value for key, v in pairs} | {f"{key}_rest": v.rest for key, v in pairs}
 
-    def astype(self, dtype: Any) -> "Memory":
-        """Return the memory in another dtype."""
-        return Memory(*(cast(v, dtype) for v in self))
+    def widened(self, dtype: Any) -> "Memory":
+        """Return the memory in a dtype that holds this one too."""
+        return Memory(*(cast(v, jnp.promote_types(v.value.dtype, dtype)) for v in self))
 
 
 class Steps(NamedTuple):
@@ -69,7 +69,10 @@ class _Span(NamedTuple):
 
 def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     """Return the memory without the trials that begin anew."""
-    return memory if reset is None else jax.tree.map(lambda v: jnp.where(reset, 0, v), memory)
+    if reset is None:
+        return memory
+    kept: Memory = jax.tree.map(lambda v: jnp.where(reset, 0, v), memory)
+    return kept
 
 
 def advance(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None = None) -> Memory:
@@ -84,8 +87,9 @@ def replay(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None) -> 
 
 def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     """Return the new memory in the dtype of the old; where no step touched it the old one, bit for bit."""
-    settled = new.astype(old.m2.value.dtype)
-    return jax.tree.map(lambda n, o: jnp.where(touched, n, o), settled, old)
+    settled = Memory(*(cast(v, old.m2.value.dtype) for v in new))
+    last: Memory = jax.tree.map(lambda n, o: jnp.where(touched, n, o), settled, old)
+    return last
 
 
 def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:

@@ -25,7 +25,9 @@ def plus(a: TwoTerm, b: TwoTerm) -> TwoTerm:
     total = a.value + b.value
     gained = total - a.value
     error = (a.value - (total - gained)) + (b.value - gained)
-    return _tidy(total, (a.rest + b.rest) + jax.lax.stop_gradient(error))
+    rest = (a.rest + b.rest) + jax.lax.stop_gradient(error)
+    value = total + rest
+    return TwoTerm(value, jax.lax.stop_gradient(rest - (value - total)))
 
 
 def minus(a: TwoTerm, b: TwoTerm) -> jax.Array:
@@ -46,20 +48,15 @@ def choose(where: Any, a: TwoTerm, b: TwoTerm) -> TwoTerm:
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the product of two floats, rounded to one digit less than they have: nothing merges it with a sum."""
     exact = a * b
-    digits = jnp.finfo(exact.dtype)
+    digits: Any = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]
     return jax.lax.reduce_precision(exact, digits.nexp, digits.nmant - 1)
 
 
 def cast(a: TwoTerm, dtype: Any) -> TwoTerm:
     """Return the number in floats of another dtype. Two of float32 hold nearly all of one of float64."""
-    if jnp.promote_types(a.value.dtype, dtype) == dtype:
-        return TwoTerm(jnp.asarray(a.value, dtype), jnp.asarray(a.rest, dtype))
-    total = a.value + a.rest
+    if a.value.dtype == dtype:
+        return a
+    wide = jnp.promote_types(a.value.dtype, dtype)
+    total = a.value.astype(wide) + a.rest.astype(wide)
     value = total.astype(dtype)
-    return TwoTerm(jnp.asarray(value), jnp.asarray((total - value.astype(total.dtype)).astype(dtype)))
-
-
-def _tidy(value: jax.Array, rest: jax.Array) -> TwoTerm:
-    """Move into the value what of the rest has a place there."""
-    total = value + rest
-    return TwoTerm(total, jax.lax.stop_gradient(rest - (total - value)))
+    return TwoTerm(value, (total - value.astype(wide)).astype(dtype))

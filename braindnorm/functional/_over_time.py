@@ -76,8 +76,7 @@ class OverTimeStandardize:
 
     def _remember(self, past: Memory, found: Steps) -> Memory:
         """Return the memory after each step, and keep the last one."""
-        wide = jnp.promote_types(found.m2.dtype, past.m2.value.dtype)
-        before = past.astype(wide)
+        before = past.widened(found.m2.dtype)
         touched = found.count > 0
         if not self.sequence:
             now = _advance(before, found, self.rate)

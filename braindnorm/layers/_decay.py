@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from ..errors import OptionError
+from ..errors import DtypeError, OptionError, UnitError
 
 
 def check_decay(decay: Any, tau: Any, *, name: str) -> None:
@@ -22,9 +22,13 @@ def check_decay(decay: Any, tau: Any, *, name: str) -> None:
     """
     if decay is not None and tau is not None:
         raise OptionError(f"{name}: give decay (a step) or tau (a time constant), not both; got {decay!r} and {tau!r}.")
-    if decay is not None and not 0 <= _number(decay, "decay", name) <= 1:
-        raise OptionError(f"{name}: decay must lie between 0 (forget all) and 1 (forget nothing); got {decay!r}.")
-    if tau is not None and not _number(units.strip(tau, None, name=name)[0], "tau", name) > 0:
+    if decay is not None:
+        number, unit = _number(decay, "decay", name)
+        if not unit.is_unitless:
+            raise OptionError(f"{name}: decay={decay} has a unit, and a factor has none. Did you mean tau={decay}?")
+        if not 0 <= number <= 1:
+            raise OptionError(f"{name}: decay must lie between 0 (forget all) and 1 (forget nothing); got {decay!r}.")
+    if tau is not None and not _number(tau, "tau", name)[0] > 0:
         raise OptionError(f"{name}: tau must be longer than 0; got {tau!r}.")
 
 
@@ -61,14 +65,29 @@ def rate_of(decay: Any, tau: Any, *, name: str) -> Any:
 
 def _step_over_constant(dt: Any, tau: Any, name: str) -> Any:
     constant, unit = units.strip(tau, None, name=name)
-    step, _ = units.strip(dt, unit, name=f"{name} (its tau, for environ dt)")
-    return step / constant
+    step, arrived = units.strip(dt, None, name=f"{name} (its tau, for environ dt)")
+    if not arrived.has_same_dim(unit):
+        raise UnitError(
+            f"{name}: tau={tau} and the environment's time step dt={dt} must both be times, or both be plain numbers."
+            f" Write tau={_as_time(tau, unit)} and brainstate.environ.set(dt={_as_time(dt, arrived)})."
+        )
+    return units.convert(step, arrived, unit) / constant
 
 
-def _number(value: Any, option: str, name: str) -> Any:
-    if isinstance(value, jax.core.Tracer):
+def _as_time(value: Any, unit: Any) -> str:
+    known = "..." if isinstance(value, jax.core.Tracer) or not unit.is_unitless else value
+    return f"{known} * brainunit.ms"
+
+
+def _number(value: Any, option: str, name: str) -> tuple[Any, Any]:
+    """Return one number, and its unit."""
+    try:
+        mantissa, unit = units.strip(value, None, name=name)
+    except DtypeError as error:
+        raise OptionError(f"{name}: {option} must be one number; got {value!r}.") from error
+    if isinstance(mantissa, jax.core.Tracer):
         raise OptionError(f"{name}: {option} must be a number that is known when the norm is built; got {value!r}.")
-    number = np.asarray(value)
+    number = np.asarray(mantissa)
     if number.ndim or number.dtype.kind not in "fiu":
         raise OptionError(f"{name}: {option} must be one number; got {value!r}.")
-    return number
+    return number, unit
