@@ -9,94 +9,142 @@ with :math:`k_t` the decay in a step with something valid, 1 in one without, and
 associative, so ``jax.lax.associative_scan`` gives all :math:`M_t` at once.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
-from .moments import Moments, merge, rstd
+from .moments import at_least_one, rstd
+from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
 
 class Memory(NamedTuple):
-    """The moments of the past.
+    """The moments of the past, in two terms each: neither a mean of -65 mV, nor a count nor a sum stops moving."""
 
-    `mean` is kept relative to `pivot`, the mean of the first step, which carries no gradient (any pivot is
-    algebraically exact): a mean of -65 mV that is updated a thousand times would lose a spread of 0.01 mV to rounding.
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
-    pivot: jax.Array
-    mean: jax.Array
-    m2: jax.Array
+    count: TwoTerm  # type: ignore[assignment]  # hides tuple.count
+    mean: TwoTerm
+    m2: TwoTerm
 
     @property
     def var(self) -> jax.Array:
         """The (population) variance; 0 where nothing was counted."""
-        return Moments(self.count, self.mean, self.m2).var
+        return self.m2.value / at_least_one(self.count.value)
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: Any) -> Self:
+        """Return a memory of nothing."""
+        return cls(*(single(jnp.zeros(shape, dtype)) for _ in cls._fields))
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, jax.Array]) -> Self:
+        """Return the memory that :meth:`arrays` has written down."""
+        return cls(*(TwoTerm(arrays[key], arrays[f"{key}_rest"]) for key in cls._fields))
+
+    def arrays(self) -> dict[str, jax.Array]:
+        """Return the arrays by name, as a state keeps them."""
+        pairs = self._asdict().items()
+        return {key: v.value for key, v in pairs} | {f"{key}_rest": v.rest for key, v in pairs}
+
+    def widened(self, dtype: Any) -> "Memory":
+        """Return the memory in a dtype that holds this one too."""
+        return Memory(*(cast(v, jnp.promote_types(v.value.dtype, dtype)) for v in self))
+
+
+class Steps(NamedTuple):
+    """The moments of a step, or of each of several; the mean as a centre without gradient, and what is left."""
+
+    count: jax.Array  # type: ignore[assignment]
+    mean: TwoTerm
+    m2: jax.Array
 
 
 class _Span(NamedTuple):
-    """The moments of some steps in a row, and the weight that they leave to what came before them."""
+    """The moments of some steps in a row, and by which rate they fade what came before: to exp(-rate) of its weight."""
 
-    keep: jax.Array
+    rate: jax.Array
     count: jax.Array  # type: ignore[assignment]
-    mean: jax.Array
+    mean: TwoTerm
     m2: jax.Array
 
 
 def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     """Return the memory without the trials that begin anew."""
-    return memory if reset is None else Memory(*(jnp.where(reset, 0, v) for v in memory))
+    if reset is None:
+        return memory
+    kept: Memory = jax.tree.map(lambda v: jnp.where(reset, 0, v), memory)
+    return kept
 
 
-def pivot_of(memory: Memory, mean: jax.Array) -> jax.Array:
-    """Return the pivot of the memory, and the mean of this first step where there is none yet."""
-    mean = jax.lax.stop_gradient(mean)
-    return jnp.where(memory.count > 0, memory.pivot, jnp.where(jnp.isfinite(mean), mean, 0))
+def advance(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None = None) -> Memory:
+    """Return the memory after one step, which fades it to exp(-rate) of its weight."""
+    return _after(memory, _span(found, rate, reset))
 
 
-def first(mean: jax.Array, count: jax.Array) -> jax.Array:
-    """Return the mean of the first step, along the leading axis, in which anything is valid."""
-    step = jnp.argmax(count > 0, axis=0, keepdims=True)
-    return jnp.take_along_axis(mean, step, axis=0)[0]
-
-
-def advance(memory: Memory, found: Moments, pivot: jax.Array, decay: Any) -> Memory:
-    """Return the memory after one step, whose mean is relative to the pivot.
-
-    Where nothing is valid it is the memory as it was, bit for bit.
-    """
-    past = _Span(jnp.ones_like(memory.count), memory.count, memory.mean, memory.m2)
-    after = _then(past, _span(found, decay, None))
-    new = Memory(after.count, pivot, after.mean, after.m2)
-    return Memory(*(jnp.where(found.count > 0, n, old) for n, old in zip(new, memory, strict=True)))
-
-
-def replay(memory: Memory, found: Moments, pivot: jax.Array, decay: Any, reset: jax.Array | None) -> Memory:
+def replay(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None) -> Memory:
     """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it."""
-    past = _Span(jnp.ones_like(memory.count), memory.count, memory.mean, memory.m2)
-    steps = _span(found, decay, reset)
-    chain = _Span(*(jnp.concatenate([a[None], b]) for a, b in zip(past, steps, strict=True)))
-    after = jax.lax.associative_scan(_then, chain)
-    return Memory(after.count[1:], jnp.broadcast_to(pivot, found.mean.shape), after.mean[1:], after.m2[1:])
+    return _after(memory, jax.lax.associative_scan(_then, _span(found, rate, reset)))
 
 
-def standardized(deviation: jax.Array, found: Moments, memory: Memory, epsilon: Any) -> jax.Array:
+def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
+    """Return the new memory in the dtype of the old; where no step touched it the old one, bit for bit."""
+    settled = Memory(*(cast(v, old.m2.value.dtype) for v in new))
+    last: Memory = jax.tree.map(lambda n, o: jnp.where(touched, n, o), settled, old)
+    return last
+
+
+def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
-    z = (deviation + (found.mean - memory.mean)) * rstd(memory.var, epsilon)
-    return jnp.where(memory.count > 0, z, 0)
+    z = (deviation + minus(found.mean, memory.mean)) * rstd(memory.var, epsilon)
+    return jnp.where(memory.count.value > 0, z, 0)
 
 
-def _span(found: Moments, decay: Any, reset: jax.Array | None) -> _Span:
+def _span(found: Steps, rate: Any, reset: jax.Array | None) -> _Span:
     some = found.count > 0
-    keep = jnp.where(some, jnp.asarray(decay, found.mean.dtype), 1)
-    keep = keep if reset is None else jnp.where(reset, 0, keep)
-    return _Span(keep, found.count, jnp.where(some, found.mean, 0), found.m2)
+    fading = jnp.where(some, jnp.asarray(rate, found.m2.dtype), 0)
+    fading = fading if reset is None else jnp.where(reset, jnp.inf, fading)
+    mean = TwoTerm(jnp.where(some, found.mean.value, 0), jnp.where(some, found.mean.rest, 0))
+    return _Span(fading, found.count, mean, found.m2)
 
 
 def _then(a: _Span, b: _Span) -> _Span:
-    """Return the span of `a` and then `b`. What is forgotten is left out, not multiplied: it may be NaN."""
-    counts = a.count * b.keep
-    known = counts > 0
-    past = Moments(jnp.where(known, counts, 0), jnp.where(known, a.mean, b.mean), jnp.where(known, a.m2 * b.keep, 0))
-    return _Span(a.keep * b.keep, *merge(past, Moments(b.count, b.mean, b.m2)))
+    """Return the span of `a` and then `b`. In a tree of spans few sums follow each other: one term does for most."""
+    weight = jnp.exp(-b.rate)
+    left = a.count * weight
+    mean, between = _between(left, a.mean, b)
+    faded = jnp.where(left > 0, a.m2 * weight, 0)
+    return _Span(a.rate + b.rate, left + b.count, mean, faded + b.m2 + between)
+
+
+def _after(memory: Memory, span: _Span) -> Memory:
+    """Return the memory after a span, in two terms, since as many of them may follow each other as there are steps.
+
+    The weight is one of 0, 1/2 and 1, whose products are exact, and a remainder: so a weight of 0.9999 has all digits.
+    """
+    weight = jnp.exp(-span.rate)
+    upper = jnp.round(2 * weight) / 2
+    lower = jnp.where(upper == 1, jnp.expm1(-span.rate), weight - upper)
+    left = memory.count.value * weight
+    mean, between = _between(left, memory.mean, span)
+
+    def fade(past: TwoTerm, added: jax.Array) -> TwoTerm:
+        past = TwoTerm(jnp.where(left > 0, past.value, 0), jnp.where(left > 0, past.rest, 0))
+        now = TwoTerm(product(lower, past.value) + added, product(lower, past.rest))
+        return plus(TwoTerm(upper * past.value, upper * past.rest), now)
+
+    return Memory(fade(memory.count, span.count), mean, fade(memory.m2, span.m2 + between))
+
+
+def _between(left: jax.Array, past: TwoTerm, span: _Span) -> tuple[TwoTerm, jax.Array]:
+    """Return the mean of what is left of the past and a span, and the sum of squares between the two.
+
+    As in :func:`braindnorm._numerics.moments.merge`, but the mean goes from that of the larger part by the smaller's
+    share: so it is off by no more than a rounding of the standard deviation of both. What is forgotten is left out, not
+    multiplied: it may be NaN.
+    """
+    past = choose(left > 0, past, span.mean)
+    both = left + span.count
+    share = jnp.minimum(left, span.count) / jnp.where(both > 0, both, 1)
+    step = minus(span.mean, past)
+    later = span.count > left
+    mean = plus(choose(later, span.mean, past), single(product(step, jnp.where(later, -share, share))))
+    return mean, product(step * step, share * jnp.maximum(left, span.count))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from .._numerics.axes import fit_parameter
-from .._numerics.memory import Memory, advance, first, forget, pivot_of, replay, standardized
+from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardized
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -17,6 +17,7 @@ from .._numerics.moments import (
     local_sum,
     zero_masked,
 )
+from .._numerics.two_term import TwoTerm, single
 from ..errors import AxisError, MaskError
 from ._standardize import Standardization
 
@@ -31,8 +32,8 @@ class OverTimeStandardize:
     ----------
     past : Memory
         The memory before the first step.
-    decay : float or Array
-        The weight that a step leaves to the past.
+    rate : float or Array
+        A step leaves to the past exp(-rate) of its weight.
     began : Array or None
         Where a trial begins, with as many axes as the input.
     sequence : bool
@@ -44,8 +45,8 @@ class OverTimeStandardize:
         After a call: the memory after the last step.
     """
 
-    def __init__(self, past: Memory, decay: Any, began: jax.Array | None, sequence: bool) -> None:
-        self.past, self.decay, self.began, self.sequence = past, decay, began, sequence
+    def __init__(self, past: Memory, rate: Any, began: jax.Array | None, sequence: bool) -> None:
+        self.past, self.rate, self.began, self.sequence = past, rate, began, sequence
         self.last = past
 
     def __call__(
@@ -64,12 +65,8 @@ class OverTimeStandardize:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
         past = self.past if self.sequence else forget(self.past, self.began)
-        found, deviation, pivot = self._observe(past, x.astype(dtype), valid, how)
-        if self.sequence:
-            now = _replay(past, found, pivot, self.decay, self.began)
-            self.last = Memory(*(v[-1] for v in now))
-        else:
-            now = self.last = _advance(past, found, pivot, self.decay)
+        found, deviation = self._observe(x.astype(dtype), valid, how)
+        now = self._remember(past, found)
         z = standardized(deviation, found, now, how.epsilon)
         if affine is not None:
             return jnp.reshape(affine.execute(z), z.shape)
@@ -77,36 +74,45 @@ class OverTimeStandardize:
             z = z * fit_parameter(scale, z.shape, option="scale", name=how.over.name)
         return z if bias is None else z + fit_parameter(bias, z.shape, option="bias", name=how.over.name)
 
-    def _observe(
-        self, past: Memory, x: jax.Array, valid: jax.Array | None, how: Standardization
-    ) -> tuple[Moments, jax.Array, jax.Array]:
-        """Return the moments of each step relative to a pivot, each element's deviation from its step, and the pivot.
+    def _remember(self, past: Memory, found: Steps) -> Memory:
+        """Return the memory after each step, and keep the last one."""
+        before = past.widened(found.m2.dtype)
+        touched = found.count > 0
+        if not self.sequence:
+            now = _advance(before, found, self.rate)
+            self.last = settle(past, now, touched)
+        elif len(touched):
+            now = _replay(before, found, self.rate, self.began)
+            touched = jnp.any(touched if self.began is None else touched | self.began, axis=0)
+            self.last = settle(past, jax.tree.map(lambda v: v[-1], now), touched)
+        else:  # no step
+            now = jax.tree.map(lambda v: v[None][:0], before)
+        return now
 
-        The compensated form (not fast_variance) subtracts the pivot before anything else, for another sum of `x`.
+    def _observe(self, x: jax.Array, valid: jax.Array | None, how: Standardization) -> tuple[Steps, jax.Array]:
+        """Return the moments of each step, and each element's deviation from the mean of its step.
+
+        The compensated form (not fast_variance) subtracts a centre before anything else, for another sum of `x`: the
+        mean is then that centre and a small rest, and not rounded.
         """
         if how.fast_variance or not how.centred:
             found, deviation = deviations(x, how.over, valid, centred=how.centred)
-            found = self._checked(found, how.over)
-            pivot = self._pivot(past, found.mean, found.count)
-            return found._replace(mean=found.mean - pivot), deviation, pivot
+            return self._checked(found, single(found.mean), how.over), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, how.over, x.dtype), local_sum(seen, how.over)]
         count, total = jnp.broadcast_arrays(*across_devices(local, how.over))
-        rough = self._checked(Moments(count, total / at_least_one(count), total), how.over)
-        pivot = self._pivot(past, rough.mean, count)
-        found, deviation = deviations(x - pivot, how.over, valid)
-        return self._checked(found, how.over), deviation, pivot
+        centre = total / at_least_one(count)
+        centre = jnp.where(jnp.isfinite(centre), centre, 0)
+        found, deviation = deviations(x - centre, how.over, valid)
+        return self._checked(found, TwoTerm(centre, found.mean), how.over), deviation
 
-    def _pivot(self, past: Memory, mean: jax.Array, count: jax.Array) -> jax.Array:
-        return pivot_of(past, first(mean, count) if self.sequence else mean)
-
-    def _checked(self, found: Moments, over: Reduction) -> Moments:
+    def _checked(self, found: Moments, mean: TwoTerm, over: Reduction) -> Steps:
         """Return the moments with a count for each, if they are of as many trials as the memory."""
         shape = found.m2.shape[1:] if self.sequence else found.m2.shape
-        if shape != self.past.m2.shape:
+        if shape != self.past.m2.value.shape:
             raise AxisError(
                 f"{over.name}: the statistics of a step are of shape {shape}, but the memory is of shape"
-                f" {self.past.m2.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
+                f" {self.past.m2.value.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
                 " reset_state(batch_size)."
             )
         if self.began is not None and any(self.began.shape[axis] != 1 for axis in over.axes):
@@ -114,4 +120,4 @@ class OverTimeStandardize:
                 f"{over.name}: a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
                 f" all of them (axes {over.axes}). Give one entry, which resets all, or other reduction_axes."
             )
-        return found._replace(count=jnp.broadcast_to(found.count, found.m2.shape))
+        return Steps(jnp.broadcast_to(found.count, found.m2.shape), mean, found.m2)

@@ -79,6 +79,8 @@ class DivisiveNorm(brainstate.nn.Module):
     Quantity([1. 9.], "Hz")
     """
 
+    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
+
     def __init__(
         self,
         in_size: int | Sequence[int],

@@ -17,10 +17,10 @@ from ..functional._over_time import OverTimeStandardize
 from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
 from ._affine import check_features, learned
-from ._decay import check_decay, decay_of
+from ._decay import check_decay, rate_of
+from ._time_arguments import batch_shape, check_time_axis, check_wrapped, each_step
 from ._wiring import OPTIONS, check_name, label
 from .group_norm import GroupNorm
-from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
 
 
@@ -87,15 +87,17 @@ class OverTime(brainstate.nn.Module):
     [0.0, 1.0, 2.67, 5.0]
     """
 
+    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
+
     def __init__(
         self, norm: Any, decay: Any = None, tau: Any = None, *, time_axis: int = 0, name: str | None = None
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        if not isinstance(norm, LayerNorm | RMSNorm | GroupNorm):
-            raise OptionError(f"OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm; got {norm!r}.")
+        check_wrapped(norm)
         self.norm: Any = norm
         self.in_size = self.out_size = as_size(norm.in_size, name=label(self))
-        self.decay, self.tau, self.time_axis = decay, tau, time_axis
+        self.decay, self.tau = decay, tau
+        self.time_axis = check_time_axis(time_axis, name=label(self))
         check_decay(decay, tau, name=label(self))
         self.memory: Any = None
 
@@ -122,8 +124,9 @@ class OverTime(brainstate.nn.Module):
     def statistics(self) -> Statistics:
         """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
         past, unit = self._past(), self.norm.unit or units.UNITLESS
-        mean = units.restore(past.pivot + past.mean, unit)
-        return Statistics(past.count, mean, units.restore(past.var, unit**2))
+        past = past.widened(brainstate.environ.dftype())
+        mean = units.restore(past.mean.value, unit)
+        return Statistics(past.count.value, mean, units.restore(past.var, unit**2))
 
     def update(self, x: Any, *, mask: Any = None, reset: Any = None) -> Any:
         """Normalize one step, and remember it.
@@ -152,8 +155,11 @@ class OverTime(brainstate.nn.Module):
         ----------
         xs : array_like or Quantity
             As in :meth:`update`, with `time_axis` besides.
-        mask, reset : array_like of bool or int, optional
+        mask : array_like of bool or int, optional
             As in :meth:`update`, with the time axis of `xs`.
+        reset : array_like of bool or int, optional
+            As in :meth:`update`, with the time axis of `xs`. Without it, or where that is 1 long, trials begin with the
+            first step.
 
         Returns
         -------
@@ -170,6 +176,7 @@ class OverTime(brainstate.nn.Module):
         valid = align(with_step_mask(mask, xs, self.in_size, name=name), shape, name=name)
         began = self._began(reset, xs)
         valid, began = (v if v is None else jnp.moveaxis(v, axis, 0) for v in (valid, began))
+        began = each_step(began, shape[axis])
         with brainstate.environ.context(i=_steps(shape[axis])):
             y = self._call(_move(xs, axis, 0, name), valid, began, sequence=True)
         return _move(y, 0, axis, name)
@@ -184,13 +191,12 @@ class OverTime(brainstate.nn.Module):
                 f"{name} keeps a memory, which has one unit: got an input in {units.strip(x, None, name=name)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = OverTimeStandardize(self._past(), decay_of(self.decay, self.tau, name=name), began, sequence)
+        clock = OverTimeStandardize(self._past(), rate_of(self.decay, self.tau, name=name), began, sequence)
         over = _over(norm, shape[1:] if sequence else shape, name)
         options = {key: getattr(norm, key) for key in OPTIONS}
         parameters = {"scale": None, "bias": None, **learned(norm, weight, x)}
         y = normalize(x, **parameters, **options, **over, mask=mask, name=name, standardize=clock)
-        dtype = clock.past.m2.dtype
-        self.memory.value = {key: v.astype(dtype) for key, v in clock.last._asdict().items()}
+        self.memory.value = clock.last.arrays()
         return y
 
     def _began(self, reset: Any, x: Any) -> jax.Array | None:
@@ -206,15 +212,14 @@ class OverTime(brainstate.nn.Module):
                 f"{label(self)} has no memory yet. Call init_state(batch_size), or"
                 " brainstate.nn.init_all_states(net, batch_size), before the first step."
             )
-        return Memory(**self.memory.value)
+        return Memory.from_arrays(self.memory.value)
 
     def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
-        batch = () if batch_size is None else np.atleast_1d(batch_size).tolist()
-        shape = (*batch, *self.norm.in_size)
+        shape = (*batch_shape(batch_size, name=label(self)), *self.norm.in_size)
         axes = {axis % len(shape) for axis in _over(self.norm, shape, label(self))["reduction_axes"]}
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
-        return {key: jnp.zeros(kept, dtype) for key in Memory._fields}
+        return Memory.empty(tuple(kept), dtype).arrays()
 
 
 def _over(norm: Any, shape: Any, name: str) -> dict[str, Any]:

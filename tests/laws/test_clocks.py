@@ -369,3 +369,108 @@ def test_a_memory_made_for_vmap() -> None:
     got = [step(x[t], jnp.asarray(trials.mask[t])) for t in range(3)]
     expected = naive(trials.x, trials, "LayerNorm")
     assert np.allclose(np.stack(got), expected[:3], atol=3e-6)
+
+
+LONG = 100_000
+
+
+def one_by_one(x: np.ndarray, decay: float) -> np.ndarray:
+    """Return z in float64, by the recursion that the layer documents: exact enough there for 1e5 steps."""
+    z = np.zeros_like(x)
+    count, mean, m2 = 0.0, 0.0, 0.0
+    for t, row in enumerate(x):
+        count, m2 = decay * count, decay * m2
+        step = row.mean() - mean
+        m2 += ((row - row.mean()) ** 2).sum() + step**2 * count * row.size / (count + row.size)
+        mean += step * row.size / (count + row.size)
+        count += row.size
+        z[t] = (row - mean) / np.sqrt(m2 / count + 1e-6)
+    return z
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(
+    ("decay", "start", "channels"),
+    [
+        (0.9, 0.0, 1),
+        (0.99, -70.0, 2),
+        (0.999, 0.0, 2),
+        (0.9999, -70.0, 1),
+        (0.9999, 0.0, 2),
+        (1.0, -64.7, 1),
+        (1.0, 0.0, 2),
+    ],
+)
+def test_long_recordings_of_a_membrane_at_rest(decay: float, start: float, channels: int, fast: bool) -> None:
+    x = np.random.default_rng(0).normal(-65, 0.01, (LONG, channels))
+    x[0] = start
+    x = x.astype(np.float32)
+    expected = one_by_one(x.astype(float), decay)
+    norm = OverTime(LayerNorm(channels, use_fast_variance=fast), decay)
+    norm.init_state()
+    run = jit(lambda x: for_loop(norm, x))(x)
+    norm.reset_state()
+    at_once = jit(norm.sequence)(x)
+    for z in (run, at_once):
+        assert np.abs(z - expected).max() < (2e-3 if fast else 1e-5)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("decay", "start"), [(0.999, -70.0), (0.9999, 0.0), (1.0, -65.0)])
+def test_a_constant_potential_becomes_the_mean(decay: float, start: float, fast: bool) -> None:
+    """After a first sample elsewhere; without forgetting, 0.3 mV off for 1e5 steps."""
+    x = np.full((LONG, 1), -65.3, np.float32)
+    x[0] = start
+    expected = one_by_one(x.astype(float), decay)
+    norm = OverTime(LayerNorm(1, use_fast_variance=fast), decay)
+    norm.init_state()
+    run = jit(lambda x: for_loop(norm, x))(x)
+    norm.reset_state()
+    for z in (run, jit(norm.sequence)(x)):
+        assert np.abs(z - expected).max() < 1e-5
+
+
+def test_a_long_recording_of_two_potentials_under_vmap() -> None:
+    """The sums grow by nearly the same in each step, which one float rounds in the same direction each time."""
+    x = np.where(np.arange(LONG)[:, None, None] % 2, -65.01, [[-64.99], [-60.0]]).astype(np.float32)
+    norm = OverTime(LayerNorm(1, use_fast_variance=False), 0.9999)
+
+    def trial(x: Any) -> Any:
+        norm.init_state()
+        return for_loop(norm, x)
+
+    z = jit(lambda x: vmap(trial, in_axes=1, out_axes=1)(x))(x)
+    for lane in range(2):
+        assert np.abs(z[:, lane] - one_by_one(x[:, lane].astype(float), 0.9999)).max() < 1e-5
+
+
+@pytest.mark.parametrize("clock", ["loop", "sequence"])
+def test_a_memory_made_at_32_bit_serves_64(clock: str) -> None:
+    """Two floats of 32 bit hold the digits of one of 64; and the state keeps its dtype."""
+    norm = OverTime(LayerNorm(2), 0.99)
+    norm.init_state()
+    with float64():
+        x = np.random.default_rng(0).normal(-65, 0.01, (2000, 2))
+        z = for_loop(norm, x) if clock == "loop" else jnp.concatenate([norm.sequence(x[:7]), norm.sequence(x[7:])])
+        assert np.abs(z - one_by_one(x, 0.99)).max() < 1e-9
+        assert {v.dtype for v in norm.memory.value.values()} == {np.dtype("float32")}
+        assert norm.statistics.mean.dtype == np.float64
+
+
+@pytest.mark.parametrize("clock", ["loop", "sequence"])
+def test_gradients_of_a_membrane_at_rest(clock: str) -> None:
+    """In float32, beside the naive statistics in float64; relative to the largest."""
+    x = recording(0.9, loc=-65, scale=0.01).x.astype(np.float32)
+    x[0] = -70
+    trials = Trials(x, np.ones(x.shape, bool), np.zeros(x.shape[:2], bool), 0.9)
+    cotangent = np.random.default_rng(1).normal(size=x.shape)
+    norm = over_time("LayerNorm", 0.9, use_fast_variance=False)
+
+    def loss(x: Any) -> Any:
+        norm.reset_state()
+        return jnp.sum(cotangent.astype(np.float32) * (for_loop(norm, x) if clock == "loop" else norm.sequence(x)))
+
+    got = np.asarray(jit(brainstate.transform.grad(loss))(jnp.asarray(x)))
+    with float64():
+        expected = jax.grad(lambda x: jnp.sum(cotangent * naive(x, trials, "LayerNorm", xp=jnp)))(jnp.asarray(x, float))
+    assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()

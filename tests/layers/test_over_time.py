@@ -197,6 +197,8 @@ def test_a_memory_has_one_unit() -> None:
         ({"decay": float("nan")}, "decay must lie between"),
         ({"decay": "slow"}, "decay must be one number"),
         ({"decay": [0.5, 0.5]}, "decay must be one number"),
+        ({"decay": 0.5 * u.ms}, "decay=0.5 ms has a unit, and a factor has none. Did you mean tau=0.5 ms"),
+        ({"tau": "slow"}, "tau must be one number; got 'slow'"),
         ({"tau": 0 * u.ms}, "tau must be longer than 0"),
         ({"tau": 1 * u.ms, "decay": 0.5}, "not both"),
     ],
@@ -215,14 +217,63 @@ def test_tau_needs_a_time_step_of_its_kind() -> None:
     with pytest.raises(OptionError, match=r"the environment has no time step. Write brainstate\.environ\.set"):
         made(tau=1 * u.ms)(X[0])
     for dt in (0.1, 0.1 * u.mV):
-        with brainstate.environ.context(dt=dt), pytest.raises(UnitError, match=r"its tau, for environ dt.*unit=ms"):
+        message = r"tau=1 ms and the environment's time step dt=0.1.* must both be times, .*dt=.* \* brainunit.ms\)"
+        with brainstate.environ.context(dt=dt), pytest.raises(UnitError, match=message):
             made(tau=1 * u.ms)(X[0])
+    message = r"tau=10.* must both be times.* Write tau=.* \* brainunit.ms and brainstate.environ.set\(dt="
+    for tau in (10.0, 10 * u.mV):
+        with brainstate.environ.context(dt=0.1 * u.ms), pytest.raises(UnitError, match=message):
+            made(LayerNorm(4, unit=u.mV), tau=tau)(X[0] * u.mV)
 
 
-def test_what_is_no_norm() -> None:
-    for norm in (brainstate.nn.LayerNorm(4), OverTime(LayerNorm(4)), LayerNorm):
-        with pytest.raises(OptionError, match="OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm"):
-            OverTime(norm)
+@pytest.mark.parametrize("dt", [-1.0, 0.0, float("nan"), [0.1, 0.1]])
+def test_a_time_step_is_longer_than_nothing(dt: Any) -> None:
+    layer = made(tau=1 * u.ms)
+    with brainstate.environ.context(dt=jnp.asarray(dt) * u.ms):
+        for call in (layer, jit(layer)):
+            with pytest.raises(OptionError, match="time step dt must be one time, longer than 0; got"):
+                call(X[0])
+
+
+def test_a_time_step_that_is_traced() -> None:
+    @jit
+    def run(dt: Any) -> Any:
+        with brainstate.environ.context(dt=dt * u.ms):
+            layer.reset_state()
+            return layer.sequence(X)
+
+    layer = made(tau=1 * u.ms)
+    assert np.allclose(run(0.1), made(decay=np.exp(-0.1)).sequence(X), atol=1e-6)
+    assert np.isnan(np.asarray(run(-0.1))[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (brainstate.nn.LayerNorm(4), r"got a brainstate.nn.LayerNorm\. Convert .* interop.from_brainstate\(norm\)"),
+        (OverTime(LayerNorm(4)), r"got a braindnorm.layers.*OverTime\.$"),
+        (LayerNorm, r"got the class LayerNorm. Build it first: LayerNorm\(in_size\)"),
+    ],
+    ids=["brainstate", "twice", "class"],
+)
+def test_what_is_no_norm(norm: Any, message: str) -> None:
+    with pytest.raises(
+        OptionError, match="OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm of braindnorm; " + message
+    ):
+        OverTime(norm)
+
+
+def test_a_norm_with_an_update_of_its_own() -> None:
+    class Doubled(LayerNorm):
+        def update(self, x: Any, *, mask: Any = None) -> Any:
+            return 2 * super().update(x, mask=mask)
+
+    class Named(LayerNorm):
+        pass
+
+    with pytest.raises(OptionError, match="got a Doubled, whose update is its own.* Wrap a plain LayerNorm"):
+        OverTime(Doubled(4))
+    assert np.allclose(made(Named(4)).sequence(X), made().sequence(X))
 
 
 def test_resets_and_axes_that_do_not_fit() -> None:
@@ -236,6 +287,11 @@ def test_resets_and_axes_that_do_not_fit() -> None:
         made(time_axis=-1).sequence(X)
     with pytest.raises(AxisError, match="time_axis=5 has no axis"):
         made(time_axis=5).sequence(X)
+    for time_axis in ((0, 1), ()):
+        with pytest.raises(AxisError, match=r"time_axis must be one integer, the axis of xs that is time; got \("):
+            made(time_axis=time_axis)
+    with pytest.raises(AxisError, match="time_axis must be an integer"):
+        made(time_axis=1.5)
     with pytest.raises(OptionError, match="is not one of the num_steps=5 steps"):
         made(LayerNorm(4, num_steps=5)).sequence(X)
 
@@ -244,3 +300,56 @@ def test_before_the_first_valid_step_z_is_zero() -> None:
     """What is masked is normalized too, and there is nothing yet to normalize it with."""
     layer = made(LayerNorm(4, masked_output="normalize"))
     assert not np.asarray(layer(X[0], mask=False)).any()
+
+
+@pytest.mark.parametrize("batch_size", [3.0, -1, "a", True, (2, -1), [2, 1.5]], ids=repr)
+def test_what_is_no_batch_size(batch_size: Any) -> None:
+    layer = OverTime(LayerNorm(4))
+    for make in (layer.init_state, made().reset_state):
+        with pytest.raises(OptionError, match=r"OverTime.*batch_size must be the batch axes of a step's input.*got"):
+            make(batch_size)
+
+
+def test_any_integer_is_a_batch_size() -> None:
+    for batch_size in (3, np.int8(3), np.array(3), (3,), np.array([3])):
+        assert made(batch_size=batch_size).memory.value["m2"].shape == (3, 1)
+
+
+def test_a_sequence_that_begins_anew_does_so_once() -> None:
+    """A reset without an axis of time, or with one entry for all of it, is of the first step."""
+    fresh = np.asarray(made().sequence(X))
+    for reset in (True, np.True_, [1], [[1, 1, 1]]):
+        layer = made()
+        layer.sequence(X[::-1])
+        assert np.allclose(layer.sequence(X, reset=reset), fresh, atol=1e-6)
+        assert layer.memory.value["count"][:, 0].tolist() == [24, 24, 24]
+    layer = made(time_axis=1)
+    xs = np.swapaxes(X, 0, 1)
+    layer.sequence(xs[:, ::-1])
+    layer.sequence(xs, reset=[0, 1, 0])
+    assert layer.memory.value["count"][:, 0].tolist() == [48, 24, 48]
+
+
+@pytest.mark.parametrize("reset", [None, True])
+def test_a_sequence_of_no_steps_changes_nothing(reset: Any) -> None:
+    layer = made()
+    layer.sequence(X)
+    before = bits(layer)
+    assert jit(lambda x: layer.sequence(x, reset=reset))(X[:0]).shape == (0, 3, 4)
+    assert bits(layer) == before
+
+
+def test_a_masked_sequence_leaves_the_memory_bit_for_bit() -> None:
+    layer = made(decay=0.9)
+    layer.sequence(X)
+    before = bits(layer)
+    layer.sequence(np.full((5, 3, 4), np.nan), mask=False)
+    assert bits(layer) == before
+
+
+def test_arrays_of_numpy_are_handed_over_whole() -> None:
+    layer, expected = made(), made()(X[0])
+    assert np.array_equal(X[0] >> layer, expected)
+    layer.reset_state()
+    quantity = (X[0] * u.mV) >> layer
+    assert u.get_unit(quantity) == u.mV and np.array_equal(quantity.mantissa, expected)
