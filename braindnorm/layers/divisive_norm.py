@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +14,13 @@ from ..errors import OptionError
 from ..functional._divisive import check_response, in_drive_unit
 from ..functional._normalize import result_dtype
 from ..masks._step_mask import with_step_mask
+from ._module import NormModule
 from ._wiring import check_name, label
 
 OPTIONS = ("exponent", "pool_axes", "signed", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype")
 
 
-class DivisiveNorm(brainstate.nn.Module):
+class DivisiveNorm(NormModule):
     r"""Divisive normalization [1]_ that knows units and masks: gain control by the pooled activity of the neighbours.
 
     .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}

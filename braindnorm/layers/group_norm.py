@@ -3,18 +3,18 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import brainstate
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
 from ._affine import NormParam, check_features, learned, make_affine
 from ._local_groups import local_groups
+from ._module import NormModule
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
 
-class GroupNorm(brainstate.nn.Module):
+class GroupNorm(NormModule):
     r"""Group normalization [1]_ that knows units and masks.
 
     .. math:: y = \gamma \, \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + \beta
@@ -59,8 +59,6 @@ class GroupNorm(brainstate.nn.Module):
     >>> GroupNorm(4, num_groups=2)(jnp.array([[1., 3., 10., 30.]])).round(3)
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-
-    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
         self,

@@ -3,17 +3,17 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, Self
 
-import brainstate
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
 from ._affine import NormParam, check_features, learned, make_affine
+from ._module import NormModule
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
 
-class LayerNorm(brainstate.nn.Module):
+class LayerNorm(NormModule):
     r"""Layer normalization [1]_ that knows units and masks.
 
     .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
@@ -57,8 +57,6 @@ class LayerNorm(brainstate.nn.Module):
     >>> norm(jnp.array([-0.065, -0.064, -0.063]) * u.volt).round(2)
     Array([-1.22,  0.  ,  1.22], dtype=float32)
     """
-
-    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
         self,

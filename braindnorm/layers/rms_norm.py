@@ -3,17 +3,17 @@
 from collections.abc import Hashable, Sequence
 from typing import Any, Self
 
-import brainstate
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
 from ._affine import NormParam, check_features, learned, make_affine
+from ._module import NormModule
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
 
-class RMSNorm(brainstate.nn.Module):
+class RMSNorm(NormModule):
     r"""Root mean square normalization [1]_ that knows units and masks: no centring, no bias.
 
     .. math:: y = \gamma \, \frac{x}{\sqrt{\tfrac1n \sum x^2 + \varepsilon}}
@@ -55,8 +55,6 @@ class RMSNorm(brainstate.nn.Module):
     >>> RMSNorm(2, unit=u.nA, out_unit=u.UNITLESS)(jnp.array([2000., -2000.]) * u.pA).round(3)
     Array([ 1., -1.], dtype=float32)
     """
-
-    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
         self,
