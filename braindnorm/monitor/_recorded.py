@@ -3,7 +3,6 @@
 from typing import Any
 
 import brainstate
-import jax
 import jax.numpy as jnp
 import numpy as np
 
