@@ -47,8 +47,21 @@ class DivisiveNorm(NormModule):
         What is pooled: see :func:`braindnorm.functional.divisive_norm`. A matrix is fixed, and a ``Param`` learned.
     signed : bool
         False takes a negative drive as 0; True responds to its magnitude, with its sign.
-    unit, out_unit, axis_name, axis_index_groups, dtype, name
-        See :mod:`braindnorm.layers`.
+    axis_name : hashable or tuple of hashable, optional
+        Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
+    axis_index_groups : sequence of sequence of int, optional
+        Indices along `axis_name` that share statistics: each index once, groups even or uneven.
+    dtype : dtype, optional
+        The dtype of the result. None promotes the drive with sigma and gamma; integers and booleans become float.
+    unit : Unit, optional
+        The unit of the drive, in which sigma is expressed: the drive is converted to it, and anything of another
+        dimension is refused, a plain array too. With None it is that of a sigma that is a quantity, or the one that
+        arrives.
+    out_unit : Unit, optional
+        The unit of the response, in which gamma is expressed. None takes that of a gamma that is a quantity, or else
+        the drive's; ``brainunit.UNITLESS`` gives a plain array.
+    name : str, optional
+        The module's name, which errors show.
 
     Raises
     ------
