@@ -8,7 +8,7 @@ import brainstate
 from ._watch import watched
 
 
-class _Signature:
+class Signature:
     """The signature of a class, from its constructor; of a layer, from its ``update``.
 
     The metaclass of brainstate and ``Module.__call__`` take ``(*args, **kwargs)``, which :func:`inspect.signature`
@@ -29,7 +29,7 @@ class NormModule(brainstate.nn.Module):
     """
 
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
-    __signature__ = _Signature()
+    __signature__ = Signature()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

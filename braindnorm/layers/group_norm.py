@@ -1,7 +1,7 @@
 """Group normalization as a Module."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brainstate.nn import init
 
@@ -99,7 +99,8 @@ class GroupNorm(NormModule):
 
     scale_quantity = ReadOut("scale")
     bias_quantity = ReadOut("bias")
-    __getattr__ = explain_missing
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+        __getattr__ = explain_missing
 
     def __init__(
         self,

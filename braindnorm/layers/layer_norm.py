@@ -1,7 +1,7 @@
 """Layer normalization as a Module."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from brainstate.nn import init
 
@@ -97,7 +97,8 @@ class LayerNorm(NormModule):
 
     scale_quantity = ReadOut("scale")
     bias_quantity = ReadOut("bias")
-    __getattr__ = explain_missing
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+        __getattr__ = explain_missing
 
     def __init__(
         self,

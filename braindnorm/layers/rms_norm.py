@@ -1,7 +1,7 @@
 """Root mean square normalization as a Module."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from brainstate.nn import init
 
@@ -90,7 +90,8 @@ class RMSNorm(NormModule):
     """
 
     scale_quantity = ReadOut("scale")
-    __getattr__ = explain_missing
+    if not TYPE_CHECKING:  # a type checker would take every name for an attribute
+        __getattr__ = explain_missing
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import units
 from ..errors import OptionError, UnitError
-from ..layers._module import NormModule
+from ..layers._module import NormModule, Signature
 from ..layers._watch import Call, watching
 from ..layers._wiring import label
 from ._findings import findings_of, tell
@@ -51,6 +51,8 @@ class Recorded(brainstate.nn.Module):
     >>> print(norm.read().mean, norm.read().std)
     [-64. -58. -55.] mV [1. 2. 0.] mV
     """
+
+    __signature__ = Signature()
 
     def __init__(self, norm: Any, num_steps: int, name: str | None = None) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers

@@ -5,7 +5,6 @@ import pydoc
 import typing
 from typing import Any
 
-import brainstate
 import pytest
 
 import braindnorm
@@ -14,6 +13,7 @@ from braindnorm.functional._normalize import NormOptions
 from tests.support.docstrings import OWN, entries_of, parameters_of, shared
 
 LAYERS = [LayerNorm, RMSNorm, GroupNorm, DivisiveNorm, OverTime]
+MODULES = [*LAYERS, monitor.Recorded]
 
 
 def public(module: Any) -> list[Any]:
@@ -35,7 +35,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", MODULES)
 def test_the_signature_is_that_of_the_constructor(layer: Any) -> None:
     expected = list(inspect.signature(layer.__init__).parameters.values())[1:]
     assert list(inspect.signature(layer).parameters.values()) == expected
@@ -80,8 +80,3 @@ def test_the_options_of_the_functions_are_named_and_explained(function: Any) -> 
     described = parameters_of(function)["options"][1]
     assert {name.strip("`.,") for name in described.split() if name.startswith("`")} == options
     assert options <= set(entries_of(inspect.getdoc(functional) or ""))
-
-
-def test_the_metaclass_of_brainstate_is_what_hides_signatures() -> None:
-    """Once brainstate shows them itself, `__signature__` can go."""
-    assert "(*args, **kwargs)" in str(inspect.signature(brainstate.nn.LayerNorm))
