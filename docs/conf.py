@@ -67,8 +67,8 @@ html_theme_options = {
 
 
 def true_signature(app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returns: str) -> Any:
-    """Read the arguments of a class from its ``__init__``: the metaclass of a brainstate module hides them."""
-    if what != "class" or signature != "(*args, **kwargs)":
+    """Show the arguments of a module's ``__init__`` in one line, without types, which its docstring has."""
+    if what != "class" or not (signature == "(*args, **kwargs)" or hasattr(obj, "__signature__")):
         return None
     _, *parameters = inspect.signature(obj.__init__).parameters.values()
     shown = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])

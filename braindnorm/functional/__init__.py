@@ -76,7 +76,8 @@ def layer_norm(
     reduction_axes : int or sequence of int
         The axes that the statistics run over.
     **options
-        What every norm takes: see :mod:`braindnorm.functional`.
+        What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------
@@ -118,7 +119,8 @@ def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options:
     reduction_axes : int or sequence of int
         The axes that the mean square runs over.
     **options
-        What every norm takes: see :mod:`braindnorm.functional`.
+        What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------
@@ -176,7 +178,8 @@ def group_norm(
         The axes that the statistics run over besides the channels of the group, which always count. With None: every
         axis but the leading one, which is the batch, unless it holds the channels.
     **options
-        What every norm takes: see :mod:`braindnorm.functional`.
+        What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

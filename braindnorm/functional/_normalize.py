@@ -76,7 +76,11 @@ def normalize(
     given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
     result = result_dtype([given, *learned.values(), *jax.tree.leaves(affine and affine.value)], dtype, name=name)
     how = Standardization(
-        over, units.variance_of(epsilon, reference, name=name), centred, use_fast_variance, masked_output == "normalize"
+        over,
+        units.variance_of(epsilon, reference, name=name),
+        centred,
+        use_fast_variance,
+        keep_padding=padding is None and valid is not None,
     )
     y = standardize(array, valid, how, arithmetic_dtype(array.dtype, result), affine=affine, **learned)
     y = y if y.dtype == result else y.astype(result)

@@ -1,6 +1,6 @@
 """What every converter does: refuse what the other package lacks, and hand the weights over."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 import jax
@@ -12,17 +12,11 @@ from ..layers import GroupNorm, LayerNorm, NormParam, RMSNorm
 
 Norm = LayerNorm | RMSNorm | GroupNorm
 KINDS = ("GroupNorm", "LayerNorm", "RMSNorm")
+# brainstate's and flax's norms give values at masked positions too, and what is converted keeps them.
+AS_THERE = {"masked_output": "normalize"}
 
-# What other packages may lack, with the value that asks nothing of them.
-_PLAIN = {
-    "unit": None,
-    "out_unit": None,
-    "masked_output": "zero",
-    "axis_name": None,
-    "axis_index_groups": None,
-    "dtype": None,
-    "num_steps": None,
-}
+# What other packages may lack; None asks nothing of them.
+_OPTIONS = ("unit", "out_unit", "axis_name", "axis_index_groups", "dtype", "num_steps")
 
 
 def state_of(layer: Any) -> Any:
@@ -74,7 +68,7 @@ def unknown(call: str, given: Any, taken: Collection[str]) -> NoReturn:
     )
 
 
-def check_expressible(layer: Any, target: str, *, call: str, has: Mapping[str, Collection[Any]] | None = None) -> None:
+def check_expressible(layer: Any, target: str, *, call: str, has: Collection[str] = ()) -> None:
     """Raise if the layer has an option that the target lacks.
 
     Parameters
@@ -85,20 +79,20 @@ def check_expressible(layer: Any, target: str, *, call: str, has: Mapping[str, C
         What the error calls the target.
     call : str
         What the error calls the converter.
-    has : dict, optional
-        The options that the target has; each with the values it can take, or () for any value.
+    has : collection of str
+        The options that the target has, and may have any value of.
 
     Raises
     ------
     ConversionError
         Naming the option.
     """
-    able = has or {}
-    for option, plain in _PLAIN.items():
+    for option in _OPTIONS:
         value = getattr(layer, option)
-        if value is None or value == plain or (option in able and (not able[option] or value in able[option])):
-            continue
-        lacks(call, layer, f"{option}={value}", target, f"Build the layer with {option}={plain!r}.")
+        if value is not None and option not in has:
+            lacks(call, layer, f"{option}={value}", target, f"Build the layer with {option}=None.")
+    if layer.masked_output == "input":  # the other two give the same wherever nothing is masked
+        lacks(call, layer, "masked_output=input", target, "Build the layer with masked_output='normalize'.")
     state = state_of(layer)
     if state is not None and type(state).execute is not NormParam.execute:
         lacks(call, layer, f"param_type={type(state).__name__}", target, "Build the layer with the default param_type.")

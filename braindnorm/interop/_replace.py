@@ -1,18 +1,52 @@
 """Replace the norms of brainstate.nn in a whole model by ours."""
 
-from typing import Any
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import brainstate
 
 from ..errors import OptionError
+from ..layers._module import NormModule
 from ._common import KINDS, state_of
 from ._swap import Swap, swap
 from .brainstate import from_brainstate
 
-__all__ = ["replace_norms"]
+__all__ = ["Left", "Replaced", "replace_norms"]
+
+# LayerNorm, BatchNorm2d, InstanceNormalization; not NormalReg
+_NAME = re.compile(r"norm(alization)?(layer)?(\dd)?$", re.IGNORECASE)
 
 
-def replace_norms(model: Any, **options: Any) -> list[Swap]:
+class Left(NamedTuple):
+    """A norm that was left as it was: where it is, the module, and why."""
+
+    path: tuple[Any, ...]
+    module: Any
+    reason: str
+
+
+class Replaced(list[Swap]):
+    """What :func:`replace_norms` did: a list of (path, old, new), and in `left` the norms that it left alone.
+
+    Attributes
+    ----------
+    left : list of (path, module, reason)
+        Every other module that is named after a norm and is not one of ours.
+    """
+
+    def __init__(self, swaps: Iterable[Swap], left: list[Left]) -> None:
+        super().__init__(swaps)
+        self.left = left
+
+    def __str__(self) -> str:
+        rows = [f"replaced {_at(path)}: {type(old).__name__}" for path, old, _ in self]
+        rows += [f"left {_at(path)}: {type(module).__name__}, {reason}" for path, module, reason in self.left]
+        return "\n".join(rows)
+
+
+def replace_norms(model: Any, **options: Any) -> Replaced:
     """Replace every LayerNorm, RMSNorm and GroupNorm of ``brainstate.nn`` in a model by ours, in place.
 
     Parameters
@@ -22,12 +56,14 @@ def replace_norms(model: Any, **options: Any) -> list[Swap]:
         subclasses of brainstate's norms are left alone.
     **options
         Options of our layers, for all of them: `unit`, `out_unit`, `masked_output`, `use_fast_variance` and so on.
+        Without a `masked_output`, masked positions come out as they did (``'normalize'``).
 
     Returns
     -------
-    list of (path, old, new)
-        Every place where a norm was replaced: the path there, as ``model.nodes()`` writes it, and the two norms. The
-        list is empty if there was none.
+    Replaced
+        A list of (path, old, new): every place where a norm was replaced, the path there as ``model.nodes()`` writes
+        it, and the two norms. Its attribute `left` lists (path, module, reason) of the norms that were left alone.
+        ``print`` it to read both.
 
     Raises
     ------
@@ -36,20 +72,25 @@ def replace_norms(model: Any, **options: Any) -> list[Swap]:
     NormError
         As our layers raise them, for a wrong option; the model is then as it was.
 
+    Warns
+    -----
+    UserWarning
+        If nothing was replaced, and the model holds no norm of ours either.
+
     Notes
     -----
     The weights are kept, with their paths: checkpoints of the model still load. What was shared (a norm that stands in
     two places, two norms with one state) is still shared. The states are new, so replace first, and then hand the
-    model to an optimizer. With masks, brainstate gives what ``masked_output='normalize'`` gives here.
+    model to an optimizer.
 
     Examples
     --------
     >>> import brainstate
     >>> from braindnorm import replace_norms
-    >>> net = brainstate.nn.Sequential(brainstate.nn.Linear(2, 4), brainstate.nn.LayerNorm(4))
-    >>> for path, old, new in replace_norms(net):
-    ...     print(path, type(new).__name__, new.in_size)
-    ('layers', 1) LayerNorm (4,)
+    >>> net = brainstate.nn.Sequential(brainstate.nn.LayerNorm(4), brainstate.nn.BatchNorm0d(4))
+    >>> print(replace_norms(net))
+    replaced layers.0: LayerNorm
+    left layers.1: BatchNorm0d, which has no counterpart in braindnorm
     """
     theirs = [getattr(brainstate.nn, kind) for kind in KINDS]
     if type(model) in theirs:
@@ -59,9 +100,36 @@ def replace_norms(model: Any, **options: Any) -> list[Swap]:
         )
     new: dict[int, Any] = {}
     states: dict[int, Any] = {}
-    for module in brainstate.graph.nodes(model).values():
+    nodes = brainstate.graph.nodes(model)
+    for module in nodes.values():
         if type(module) in theirs:
             layer = new[id(module)] = from_brainstate(module, **options)
             attribute = "scale" if type(module) is brainstate.nn.RMSNorm else "weight"
             setattr(layer, attribute, states.setdefault(id(state_of(module)), state_of(layer)))
-    return swap(model, new)
+    others = [(path, module) for path, module in nodes.items() if id(module) not in new and _is_norm(module)]
+    left = [Left(path, module, _reason(module)) for path, module in others if not isinstance(module, NormModule)]
+    report = Replaced(swap(model, new), left)
+    if not new and len(left) == len(others):
+        told = f": it left alone\n{report}" if left else ": there is none inside."
+        warnings.warn(
+            f"replace_norms found no LayerNorm, RMSNorm or GroupNorm of brainstate.nn in this {type(model).__name__}"
+            f"{told}",
+            stacklevel=2,
+        )
+    return report
+
+
+def _is_norm(module: Any) -> bool:
+    """Tell whether a module, or a class that it derives from, is named after a norm."""
+    return any(_NAME.search(kind.__name__) for kind in type(module).__mro__)
+
+
+def _reason(module: Any) -> str:
+    for kind in KINDS:
+        if isinstance(module, getattr(brainstate.nn, kind)):
+            return f"a subclass of brainstate.nn.{kind}, which may compute something else: convert its parts"
+    return "which has no counterpart in braindnorm"
+
+
+def _at(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path)) or "the model itself"

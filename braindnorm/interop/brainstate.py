@@ -1,6 +1,6 @@
 """brainstate.nn's norms, there and back, and our layers in the converters of brainstate itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import brainstate
@@ -9,7 +9,7 @@ from brainstate import nn
 from .._optional import package
 from ..errors import OptionError
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
+from ._common import AS_THERE, KINDS, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
 from ._shapes import check_channels_last
 from .equinox import from_equinox, to_equinox
 from .flax import from_flax, to_flax, to_linen
@@ -30,8 +30,8 @@ def from_brainstate(module: Any, **options: Any) -> Any:
     module : Module
         The norm.
     **options
-        Options of our layer: `unit`, `out_unit`, `masked_output` and so on. With ``masked_output='normalize'`` masked
-        positions come out as from brainstate.
+        Options of our layer, which win: `unit`, `out_unit`, `masked_output` and so on. Without one, masked positions
+        come out as from brainstate (``masked_output='normalize'``).
 
     Returns
     -------
@@ -58,7 +58,7 @@ def from_brainstate(module: Any, **options: Any) -> Any:
     kind = type(module).__name__
     if kind not in KINDS or type(module) is not getattr(nn, kind):
         unknown("from_brainstate", module, KINDS)
-    theirs = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size}
+    theirs = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size} | AS_THERE
     theirs["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
     if kind != "RMSNorm":
         theirs["use_bias"] = module.use_bias
@@ -93,13 +93,7 @@ def to_brainstate(layer: Norm) -> Any:
         unknown("to_brainstate", layer, KINDS)
     kind = type(layer).__name__
     target = f"brainstate.nn.{kind}"
-    has: dict[str, Sequence[Any]] = {
-        "axis_name": (),
-        "axis_index_groups": (),
-        "dtype": (),
-        "masked_output": ["normalize"],
-    }
-    check_expressible(layer, target, call="to_brainstate", has=has)
+    check_expressible(layer, target, call="to_brainstate", has=("axis_name", "axis_index_groups", "dtype"))
     scale, bias = weights_of(layer)
     options = {key: getattr(layer, key) for key in (*_SHARED, *_AXES[kind], "dtype")} | {"in_size": layer.in_size}
     options |= {"epsilon": epsilon_of(layer), "use_fast_variance": False, "use_scale": scale is not None}

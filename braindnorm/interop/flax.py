@@ -7,7 +7,7 @@ from typing import Any
 from .._numerics.axes import as_axes
 from .._optional import package
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
+from ._common import AS_THERE, KINDS, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
 from ._shapes import check_channels_last
 
 __all__ = ["from_flax", "to_flax", "to_linen"]
@@ -36,8 +36,8 @@ def from_flax(
         The size of the input without its batch axes. Needed where the module does not tell it: several feature axes, or
         a linen module without parameters.
     **options
-        Options of our layer: `unit`, `out_unit`, `masked_output` and so on. With ``masked_output='normalize'`` masked
-        positions come out as from flax.
+        Options of our layer, which win: `unit`, `out_unit`, `masked_output` and so on. Without one, masked positions
+        come out as from flax (``masked_output='normalize'``).
 
     Returns
     -------
@@ -61,7 +61,7 @@ def from_flax(
         unknown("from_flax", module, KINDS)
     scale, bias = _weights(module, variables) if isinstance(module, linen.Module) else _variables(module)
     features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes", name=kind)
-    theirs = {key: getattr(module, key) for key in _SHARED}
+    theirs = {key: getattr(module, key) for key in _SHARED} | AS_THERE
     theirs |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
     if kind == "RMSNorm":
         return load(RMSNorm(**{**theirs, "feature_axes": features, **options}), scale)
@@ -134,19 +134,11 @@ def to_linen(layer: Norm) -> tuple[Any, dict[str, Any]]:
     return getattr(linen, type(layer).__name__)(**options), {"params": params}
 
 
-_ABLE: dict[str, tuple[Any, ...]] = {
-    "axis_name": (),
-    "axis_index_groups": (),
-    "dtype": (),
-    "masked_output": ("normalize",),
-}
-
-
 def _options(layer: Any, target: str, *, call: str) -> dict[str, Any]:
     """Return our options as arguments of flax's norm of the same name."""
     if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
         unknown(call, layer, KINDS)
-    check_expressible(layer, target, call=call, has=_ABLE)
+    check_expressible(layer, target, call=call, has=("axis_name", "axis_index_groups", "dtype"))
     scale, bias = weights_of(layer)
     options = {key: getattr(layer, key) for key in _SHARED} | {"use_scale": scale is not None, **_CAREFUL}
     options["epsilon"] = epsilon_of(layer)

@@ -5,18 +5,21 @@ Notes
 Every argument of the layer of the same name in ``brainstate.nn`` is taken here with the same meaning and default, and
 the states have the same paths and shapes, so a checkpoint of one loads in the other.
 
-**Arguments that the layers share** (those named in :mod:`braindnorm.functional` mean the same here: `epsilon`,
-`masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`, `use_fast_variance`, `dtype`):
+**Arguments that the layers share**, with those of :mod:`braindnorm.functional`. Each layer repeats what it takes:
 
 in_size : int or sequence of int
-    The size of the input without its batch axes. Scale and bias have its length on the feature axes and 1 elsewhere.
-    Only the feature axes of an input are compared with it: the others may be of any length, since images of another
-    size and shorter sequences are valid. Without parameters, and with features that devices may share, so is a part.
-use_scale, use_bias : bool
-    Whether to learn a scale (gamma) and a bias (beta).
-scale_init, bias_init : callable, array_like or Quantity
-    Their initial values. A quantity sets `out_unit` (the threshold-dependent scale ``Constant(alpha * V_th)``) and is
-    stored as a plain array, so that optimizers and checkpoints see plain parameters.
+    The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others may
+    be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+    features that devices may share, so is a part.
+use_scale : bool
+    Whether to learn a scale (gamma), of the length of `in_size` on the feature axes and 1 elsewhere.
+use_bias : bool
+    Whether to learn a bias (beta), of the shape of the scale.
+scale_init : callable, array_like or Quantity
+    The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the threshold-dependent
+    scale) and is stored as a plain array, so that optimizers and checkpoints see plain parameters.
+bias_init : callable, array_like or Quantity
+    The initial bias, in the ways of `scale_init`.
 param_type : type
     The ParamState that holds scale and bias; its ``execute(z)`` applies them.
 num_steps : int, optional

@@ -31,6 +31,43 @@ class NormParam(brainstate.ParamState):
         return x
 
 
+class ReadOut:
+    """The scale or the bias of a layer with its unit, to read: None if the layer has none.
+
+    A plain array where neither `out_unit` nor `unit` is declared: it is then expressed in the unit that arrives.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        if layer is None:
+            return self
+        state = getattr(layer, weight_name(layer))
+        value = None if state is None else state.value.get(self.key)
+        unit = layer.unit if layer.out_unit is None else layer.out_unit
+        return value if value is None or unit is None else units.restore(value, unit)
+
+
+def weight_name(layer: Any) -> str:
+    """Return the attribute that holds the state with scale and bias, as in brainstate: an RMSNorm has a scale alone."""
+    return "scale" if "scale" in vars(layer) else "weight"
+
+
+def explain_missing(layer: Any, name: str) -> Any:
+    """Raise for an attribute that a layer lacks (its ``__getattr__``), and say where scale and bias are."""
+    message = f"{type(layer).__name__!r} object has no attribute {name!r}"
+    places = {"weight": ("scale", "bias"), "scale": ("scale", "weight")}
+    holder = weight_name(layer)
+    if name in places[holder] and holder in vars(layer):
+        key = "scale" if name == "weight" else name
+        message += (
+            f". Write .{holder}.value[{key!r}] for the plain array in out_unit, and .{key}_quantity for the same with"
+            " its unit."
+        )
+    raise AttributeError(message, name=name, obj=layer)
+
+
 def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_unit: Any) -> tuple[Any, Any]:
     """Initialize the scale and bias of a layer.
 

@@ -3,7 +3,6 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from ..errors import OptionError
 from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ..functional._normalize import check_axis_name, check_choices, result_dtype
 from ..masks._step_mask import with_step_mask
+from ._module import NormModule
 from ._positive import PositiveT
 from ._wiring import check_name, label
 
@@ -23,7 +23,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-class DivisiveNorm(brainstate.nn.Module):
+class DivisiveNorm(NormModule):
     r"""Divisive normalization [1]_ that knows units and masks: gain control by the pooled activity of the neighbours.
 
     .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}
@@ -50,10 +50,24 @@ class DivisiveNorm(brainstate.nn.Module):
         What is pooled: see :func:`braindnorm.functional.divisive_norm`. A matrix is fixed, and a ``Param`` learned.
     rectify : bool
         True takes a negative drive as 0; False responds to its magnitude, with its sign.
-    axis_name, axis_index_groups
-        See :func:`braindnorm.functional.divisive_norm`.
-    masked_output, unit, out_unit, dtype, name
-        See :mod:`braindnorm.layers`.
+    masked_output : {'zero', 'input', 'normalize'}
+        What comes out at masked positions: 0; the drive, where the output's unit is of its dimension; or the response
+        of the drive to the pool of the valid ones.
+    axis_name : hashable or tuple of hashable, optional
+        Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
+    axis_index_groups : sequence of sequence of int, optional
+        Indices along `axis_name` that share statistics: each index once, groups even or uneven.
+    dtype : dtype, optional
+        The dtype of the result. None promotes the drive with sigma and gamma; integers and booleans become float.
+    unit : Unit, optional
+        The unit of the drive, in which sigma is expressed: the drive is converted to it, and anything of another
+        dimension is refused, a plain array too. With None it is that of a sigma that is a quantity, or the one that
+        arrives.
+    out_unit : Unit, optional
+        The unit of the response, in which gamma is expressed. None takes that of a gamma that is a quantity, or else
+        the drive's; ``brainunit.UNITLESS`` gives a plain array.
+    name : str, optional
+        The module's name, which errors show.
 
     Raises
     ------

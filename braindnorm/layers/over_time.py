@@ -18,13 +18,14 @@ from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
 from ._affine import check_features, learned
 from ._decay import check_decay, rate_of
+from ._module import NormModule
 from ._time_arguments import batch_shape, check_time_axis, check_wrapped, each_step
 from ._wiring import OPTIONS, check_name, label
 from .group_norm import GroupNorm
 from .rms_norm import RMSNorm
 
 
-class OverTime(brainstate.nn.Module):
+class OverTime(NormModule):
     r"""A norm whose statistics run over time as well: over all valid steps up to now, and none to come.
 
     .. math:: y_t = \gamma \, \frac{x_t - \mu_{\le t}}{\sqrt{\sigma^2_{\le t} + \varepsilon}} + \beta , \qquad

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import units
 from .._optional import package
+from ..errors import OptionError
 from ._recorded import Recorded
 from ._totals import Record
 
@@ -24,11 +25,14 @@ def plot(records: Any, times: Any = None) -> Any:
     Returns
     -------
     matplotlib.figure.Figure
-        A row a norm: left the input, right the output, each as mean and mean ± standard deviation, with its unit on
-        the axis. Where elements were masked, their share is in grey, on an axis of its own.
+        A row a norm (and a row for each dimension that its input had): left the input, right the output, each as mean
+        and mean ± standard deviation, with its unit on the axis. Where elements were masked, their share is in grey, on
+        an axis of its own.
 
     Raises
     ------
+    OptionError
+        If nothing of it was recorded: a norm, a model, an empty dict.
     PackageError
         If matplotlib is not installed.
 
@@ -43,12 +47,11 @@ def plot(records: Any, times: Any = None) -> Any:
     ['input', 'output']
     """
     pyplot = package("matplotlib.pyplot", call="plot")
-    rows = dict(records) if isinstance(records, Mapping) else {"": records}
+    rows = _rows(records)
     figure, grid = pyplot.subplots(
         len(rows), 2, figsize=(9, 2.6 * len(rows)), sharex=True, squeeze=False, layout="constrained"
     )
-    for axes, (title, entry) in zip(grid, rows.items(), strict=True):
-        read = entry.read() if isinstance(entry, Recorded) else entry
+    for axes, (title, read) in zip(grid, rows, strict=True):
         along, time_unit = _times(times, read)
         _band(axes[0], along, read.mean, read.std, "input")
         _band(axes[1], along, read.out_mean, read.out_std, "output")
@@ -58,6 +61,27 @@ def plot(records: Any, times: Any = None) -> Any:
     for axes in grid[-1]:
         axes.set_xlabel("step" if times is None else _with_unit("time", time_unit))
     return figure
+
+
+def _rows(records: Any) -> list[tuple[str, Record]]:
+    """Return the title and the statistics of each row."""
+    rows = []
+    for title, entry in (records if isinstance(records, Mapping) else {"": records}).items():
+        if isinstance(entry, Record):
+            rows.append((title, entry))
+        elif not isinstance(entry, Recorded):
+            raise OptionError(
+                f"plot draws what record yielded, an entry of it, or what its read() returned; got"
+                f" {type(entry).__name__}. Write: with monitor.record(model, num_steps) as records: (run the model),"
+                " and then plot(records)."
+            )
+        elif len(entry.units) < 2:
+            rows.append((title, entry.read()))
+        else:
+            rows += [(f"{title} ({unit})", entry.read(unit)) for unit, _ in entry.units]
+    if not rows:
+        raise OptionError("plot: the dict of records is empty, so there is nothing to draw.")
+    return rows
 
 
 def _times(times: Any, read: Record) -> tuple[np.ndarray, Any]:

@@ -7,40 +7,47 @@ from typing import Any
 import brainstate
 
 from ..errors import OptionError
-from ..interop._swap import swap
 from ..layers import OverTime
+from ..layers._module import NormModule
+from ..layers._watch import Call, watching
+from ..layers._wiring import label
 from ._findings import tell
-from ._recorded import KINDS, Recorded
+from ._recorded import Recorded
 
 
 @contextmanager
 def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[str, Recorded]]:
-    """Record every norm of a model while the ``with`` block runs, and leave the model as it was.
+    """Record every norm of a model while the ``with`` block runs.
+
+    The model stays as it is: its modules, states and their paths are the same inside the block as outside, so an
+    optimizer and a gradient work in it.
 
     Parameters
     ----------
     model : Module
-        A model that holds LayerNorm, RMSNorm or GroupNorm of ours, at any depth. A norm inside of ``OverTime`` is not
-        recorded: its statistics are another's.
+        A model that holds norms of ours or subclasses of them, at any depth, or one norm. Of an ``OverTime`` the calls
+        of ``update`` and of ``sequence`` are recorded, each step as an entry.
     num_steps : int
-        How many calls of each to keep.
+        How many calls of each norm to keep.
     warn : bool
-        On leaving the block, warn (:class:`NormWarning`) of what is nearly always a mistake.
+        On leaving the block, warn (:class:`NormWarning`) of what is nearly always a mistake, and of norms that no call
+        came from.
 
     Yields
     ------
     dict of str to Recorded
-        By the path of each norm, such as ``'layers.1'``. Read them after the block.
+        By the path of each norm, such as ``'layers.1'`` (``''`` if the model is itself the norm). A norm that stands in
+        several places has one entry. The norm inside of an ``OverTime`` gets an entry when it is called by itself.
 
     Raises
     ------
     OptionError
-        If there is no norm in the model, or the model is itself one (write ``Recorded(norm, num_steps)``).
+        If there is no norm in the model; in a norm's call, if it is in a function that JAX itself compiles.
 
     Notes
     -----
-    Each norm is replaced by a :class:`Recorded` one for the while. So compile inside the block: a function that was
-    compiled before does not record, and one that was compiled inside should not be used after it.
+    Compile inside the block: a function that was compiled before does not record. One that was compiled inside may be
+    used after it, at the cost of recording, and changes nothing of what was recorded.
 
     Examples
     --------
@@ -52,21 +59,42 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     >>> print(records["layers.0"].read().mean)
     [-64. -58.] mV
     """
-    nodes = brainstate.graph.nodes(model).values()
-    inner = {id(node.norm) for node in nodes if isinstance(node, OverTime | Recorded)}
-    norms = [node for node in nodes if type(node) in KINDS and id(node) not in inner]
-    if not norms or norms == [model]:
+    nodes = brainstate.graph.nodes(model)
+    recorded = {
+        ".".join(map(str, path)): Recorded(node, num_steps)
+        for path, node in nodes.items()
+        if isinstance(node, NormModule)
+    }
+    if not recorded:
         raise OptionError(
-            f"record: no LayerNorm, RMSNorm or GroupNorm of braindnorm is inside of this {type(model).__name__}. For a"
-            " norm by itself write Recorded(norm, num_steps); for those of brainstate.nn, first replace_norms(model)."
+            f"record: no norm of braindnorm is inside of this {type(model).__name__}. For the norms of brainstate.nn,"
+            " first replace_norms(model)."
         )
-    recorded = {id(norm): Recorded(norm, num_steps) for norm in norms}
-    swaps = swap(model, recorded)
+    wrapped = {id(node.norm) for node in nodes.values() if isinstance(node, OverTime)}
+    records = {path: entry for path, entry in recorded.items() if id(entry.norm) not in wrapped}
+
+    def watcher(path: str, entry: Recorded) -> Any:
+        def keep(call: Call) -> None:
+            records.setdefault(path, entry).keep(call)
+
+        return keep
+
     try:
-        yield {".".join(map(str, path)): new for path, _, new in swaps}
+        with watching({entry.norm: watcher(path, entry) for path, entry in recorded.items()}):
+            yield records
     finally:
-        swap(model, {id(new): new.norm for new in recorded.values()})
-    tell([sentence for new in recorded.values() for sentence in new.check(warn=False)], warn, stacklevel=4)
+        for entry in recorded.values():
+            entry.close()
+    tell([sentence for path, entry in records.items() for sentence in _told(path, entry)], warn, stacklevel=4)
+
+
+def _told(path: str, entry: Recorded) -> list[str]:
+    if entry.calls:
+        return entry.check(warn=False)
+    return [
+        f"{label(entry.norm)} at {path!r}: no call was recorded. It was not called, or only by a function that was"
+        " compiled before the block: compile inside of it."
+    ]
 
 
 def check(norm: Any, x: Any, *, mask: Any = None, warn: bool = True) -> list[str]:
@@ -77,8 +105,8 @@ def check(norm: Any, x: Any, *, mask: Any = None, warn: bool = True) -> list[str
 
     Parameters
     ----------
-    norm : LayerNorm, RMSNorm or GroupNorm
-        The norm.
+    norm : Module
+        A norm of braindnorm.
     x, mask
         What it would be called with. Their values must be known: call it outside of ``jit``.
     warn : bool

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from ..errors import OptionError
-from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ..errors import OptionError, UnitError
+from ..layers._module import NormModule, Signature
+from ..layers._watch import Call, watching
 from ..layers._wiring import label
 from ._findings import findings_of, tell
 from ._totals import SUMS, Record, record_of, totals_of
 
-KINDS = (LayerNorm, RMSNorm, GroupNorm)
+_NOTHING = (units.UNITLESS, units.UNITLESS)
 
 
 class Recorded(brainstate.nn.Module):
@@ -21,11 +22,11 @@ class Recorded(brainstate.nn.Module):
 
     Parameters
     ----------
-    norm : LayerNorm, RMSNorm or GroupNorm
-        The norm, which is called as before. Its statistics come from the input in its unit, or in the unit of the
-        first call.
+    norm : Module
+        A norm of braindnorm or a subclass of one. It is called as before.
     num_steps : int
-        How many calls to keep; those that follow are counted and not kept.
+        How many calls to keep (of ``OverTime.sequence``: how many of its steps); those that follow are counted and not
+        kept.
     name : str, optional
         The module's name, which errors show.
 
@@ -36,7 +37,7 @@ class Recorded(brainstate.nn.Module):
 
     Notes
     -----
-    A call costs one more pass over the data, and the run keeps 11 numbers a call: no batch axis, whatever is batched.
+    A call costs one more pass over the data, and the run keeps 12 numbers a call: no batch axis, whatever is batched.
     Derivatives pass it by. Under ``vmap`` the batch counts as one input. ``init_state`` begins a new record.
 
     Examples
@@ -51,37 +52,71 @@ class Recorded(brainstate.nn.Module):
     [-64. -58. -55.] mV [1. 2. 0.] mV
     """
 
+    __signature__ = Signature()
+
     def __init__(self, norm: Any, num_steps: int, name: str | None = None) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        if type(norm) not in KINDS:
-            raise OptionError(f"Recorded takes a LayerNorm, an RMSNorm or a GroupNorm; got {type(norm).__name__}.")
+        if not isinstance(norm, NormModule):
+            raise OptionError(
+                f"Recorded takes a norm of braindnorm; got {type(norm).__name__}. Write record(model, num_steps) for"
+                " the norms inside of a model."
+            )
         if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
             raise OptionError(f"Recorded: num_steps must be a positive integer; got {num_steps!r}.")
-        self.norm: Any = norm
+        layer: Any = norm
+        self.norm = layer
         self.num_steps = int(num_steps)
-        self.in_size = self.out_size = self.norm.in_size
-        self.unit: Any = None
-        self.out_unit: Any = None
+        self.in_size = self.out_size = layer.in_size
+        # the units of the input and the output, once for each dimension that came
+        self.units: tuple[tuple[Any, Any], ...] = ()
         self.log: Any = brainstate.ShortTermState(self._empty())
 
     def init_state(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a new record."""
+        """Begin a new record, and initialize the norm's own states."""
         self.log.value = self._empty()
 
-    def update(self, x: Any, *, mask: Any = None) -> Any:
-        """Normalize `x` with the norm, and keep the statistics."""
-        y = self.norm(x, mask=mask)
-        if self.unit is None:
-            self.unit = units.strip(x, self.norm.unit, name=label(self))[1]
-            self.out_unit = units.strip(y, None, name=label(self))[1]
-        row = totals_of(self.norm, x, y, mask, self.unit, self.out_unit)
-        rows, calls = self.log.value["rows"], self.log.value["calls"]
-        self.log.value = {"rows": rows.at[calls].set(row.astype(rows.dtype), mode="drop"), "calls": calls + 1}
-        return y
+    def update(self, x: Any, **options: Any) -> Any:
+        """Call the norm with `x` and its own options (``mask=...``), and keep the statistics."""
+        with watching({self.norm: self.keep}):
+            return self.norm(x, **options)
 
-    def read(self) -> Record:
-        """Return what was recorded, one entry a call, as numpy arrays with units. After the run, not within it."""
-        return record_of(self._rows(), self._unit(), units.UNITLESS if self.out_unit is None else self.out_unit)
+    def keep(self, call: Call) -> None:
+        """Keep the statistics of a call of the norm."""
+        rows, calls = self.log.value["rows"], self.log.value["calls"]
+        kind = self._kind(call)
+        found = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
+        found = jnp.concatenate([jnp.full_like(found[:, :1], kind), found], axis=1)
+        steps = calls + jnp.arange(len(found))
+        self.log.value = {"rows": rows.at[steps].set(found, mode="drop"), "calls": calls + len(found)}
+
+    def read(self, unit: Any = None) -> Record:
+        """Return what was recorded, one entry a call, as numpy arrays with units. After the run, not within it.
+
+        Parameters
+        ----------
+        unit : Unit, optional
+            Only the calls whose input was of this dimension, in this unit. Needed where inputs of several dimensions
+            came, which a norm without a declared unit takes.
+
+        Raises
+        ------
+        UnitError
+            If there are several dimensions and no `unit`, or no input was of its dimension.
+        """
+        units.check_unit(unit, option="unit", name="read")
+        kinds = [kind for kind, (given, _) in enumerate(self.units) if unit is None or given.has_same_dim(unit)]
+        if len(kinds) > 1 or (unit is not None and not kinds):
+            names = " and ".join("no unit" if given.is_unitless else str(given) for given, _ in self.units)
+            raise UnitError(
+                f"{label(self.norm)} had inputs in {names or 'no unit at all (it was not called)'}, and one record has"
+                f" one dimension; got unit={unit}. Write read(unit=...) with one of theirs."
+            )
+        given, out_unit = self.units[kinds[0]] if kinds else _NOTHING
+        found = record_of(self._rows(kinds[0] if kinds else 0), given, out_unit)
+        if unit is None:
+            return found
+        mean, std = (units.restore(units.strip(v, unit, name="read")[0], unit) for v in (found.mean, found.std))
+        return found._replace(mean=mean, std=std)
 
     def check(self, *, warn: bool = True) -> list[str]:
         """Look for what is nearly always a mistake.
@@ -96,7 +131,9 @@ class Recorded(brainstate.nn.Module):
         list of str
             A sentence for each.
         """
-        found = findings_of(self.norm, self._rows(), self._unit())
+        found = [
+            text for kind, (unit, _) in enumerate(self.units) for text in findings_of(self.norm, self._rows(kind), unit)
+        ]
         if self.calls > self.num_steps:
             found.append(f"{label(self.norm)}: {self.calls} calls, of which the first {self.num_steps} were recorded.")
         return tell(found, warn)
@@ -106,11 +143,24 @@ class Recorded(brainstate.nn.Module):
         """How many calls there were."""
         return int(self.log.value["calls"])
 
+    def close(self) -> None:
+        """Keep what was recorded: functions that were compiled meanwhile go on writing, but not here."""
+        self.log = brainstate.ShortTermState(self.log.value)
+
+    def _kind(self, call: Call) -> int:
+        """Return which of the units a call's input is of the dimension of; a new one if of none."""
+        name = label(self.norm)
+        norm = self.norm.norm if hasattr(self.norm, "norm") else self.norm
+        came, went = units.strip(call.x, norm.unit, name=name)[1], units.strip(call.y, None, name=name)[1]
+        for kind, (unit, out_unit) in enumerate(self.units):
+            if unit.has_same_dim(came) and out_unit.has_same_dim(went):
+                return kind
+        self.units = (*self.units, (came, went))
+        return len(self.units) - 1
+
     def _empty(self) -> dict[str, Any]:
-        return {"rows": jnp.zeros((self.num_steps, len(SUMS)), jnp.float32), "calls": jnp.zeros((), jnp.int32)}
+        return {"rows": jnp.zeros((self.num_steps, 1 + len(SUMS)), jnp.float32), "calls": jnp.zeros((), jnp.int32)}
 
-    def _rows(self) -> np.ndarray:
-        return np.asarray(self.log.value["rows"])[: self.calls]
-
-    def _unit(self) -> Any:
-        return units.UNITLESS if self.unit is None else self.unit
+    def _rows(self, kind: int) -> np.ndarray:
+        rows = np.asarray(self.log.value["rows"])[: self.calls]
+        return rows[rows[:, 0] == kind, 1:]

@@ -9,7 +9,8 @@ import numpy as np
 from .. import units
 from .._numerics.moments import Moments, Reduction, across_devices, deviations, local_sum
 from ..functional._normalize import real_array, reduction_of
-from ..layers import GroupNorm, RMSNorm
+from ..layers import DivisiveNorm, GroupNorm, OverTime, RMSNorm
+from ..layers._watch import Call
 from ..layers._wiring import label
 from ..masks._align import align
 from ..masks._step_mask import with_step_mask
@@ -22,8 +23,9 @@ class Record(NamedTuple):
     """The statistics of a norm, one entry a step; NaN in a step in which nothing was valid.
 
     `count` is how many valid elements there were and `masked` the share of those that were not. `mean` and `std` are of
-    the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups,
-    which is what the norm divides by. `out_mean` and `out_std` are the same of the output, in its unit.
+    the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups
+    of this step (what the norm divides by, but for an RMSNorm, a DivisiveNorm and an OverTime). `out_mean` and
+    `out_std` are the same of the output, in its unit.
     """
 
     count: Any
@@ -34,23 +36,34 @@ class Record(NamedTuple):
     out_std: Any
 
 
-def totals_of(norm: Any, x: Any, y: Any, mask: Any, unit: Any, out_unit: Any) -> jax.Array:
-    """Return the sums of one call, in the order of :data:`SUMS`; `x` and `y` count in the units given."""
+def totals_of(norm: Any, call: Call, unit: Any, out_unit: Any) -> jax.Array:
+    """Return the sums of one call, in the order of :data:`SUMS`, as one row a step, counted in the units given."""
     name = label(norm)
-    array, out = (_plain(v, kept, name) for v, kept in ((x, unit), (y, out_unit)))
-    valid = align(with_step_mask(mask, x, norm.in_size, name=name), array.shape, name=name)
-    over = _reduction(norm, array.shape)
-    found, _ = deviations(array, over, valid)
-    written, _ = deviations(out, over, valid)
-    seen = jnp.ones(array.shape, bool) if valid is None else jnp.broadcast_to(valid, array.shape)
-    counted = (jnp.ones_like(seen), seen, seen & (array == 0), seen & (array == 1))
-    elements, count, silent, spikes = across_devices([local_sum(v.astype(array.dtype), over) for v in counted], over)
+    x, y = (_plain(v, kept, name) for v, kept in ((call.x, unit), (call.y, out_unit)))
+    valid = align(with_step_mask(call.mask, call.x, norm.in_size, name=name), x.shape, name=name)
+    seen = jnp.ones(x.shape, bool) if valid is None else jnp.broadcast_to(valid, x.shape)
+    epsilon = None if _epsilon(norm) is None else units.variance_of(_epsilon(norm), unit, name=name)
+    if not call.whole_sequence:
+        return _row(norm, (x, y, seen), epsilon)[None]
+    steps = tuple(jnp.moveaxis(v, norm.time_axis, 0) for v in (x, y, seen))
+    rows: jax.Array = jax.lax.map(lambda step: _row(norm, step, epsilon), steps)
+    return rows
+
+
+def _row(norm: Any, step: tuple[jax.Array, ...], epsilon: Any) -> jax.Array:
+    x, y, valid = step
+    over = _reduction(norm, x.shape)
+    found, _ = deviations(x, over, valid)
+    written, _ = deviations(y, over, valid)
+    counted = (jnp.ones_like(valid), valid, valid & (x == 0), valid & (x == 1))
+    elements, count, silent, spikes = across_devices([local_sum(v.astype(x.dtype), over) for v in counted], over)
     power = found.var + jnp.square(found.mean) if isinstance(norm, RMSNorm) else found.var
     several = count > 1
-    flat = several & (power < units.variance_of(norm.epsilon, unit, name=name))
+    flat = jnp.zeros_like(several) if epsilon is None else several & (power < epsilon)
+    single = jnp.zeros_like(several) if epsilon is None else count == 1
     # a group's sums stand at each of its channels
-    copies = 1 if over.channel_axis is None else array.shape[over.channel_axis] // over.num_groups
-    sums = (elements, count, *_sums(found, count), *_sums(written, count), silent, spikes, several, count == 1, flat)
+    copies = 1 if over.channel_axis is None else x.shape[over.channel_axis] // over.num_groups
+    sums = (elements, count, *_sums(found, count), *_sums(written, count), silent, spikes, several, single, flat)
     added: jax.Array = _over_batch(jnp.stack([jnp.sum(jnp.broadcast_to(v, count.shape)) / copies for v in sums]))
     return added
 
@@ -76,10 +89,18 @@ def _plain(x: Any, unit: Any, name: str) -> jax.Array:
     return jax.lax.stop_gradient(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
 
 
+def _epsilon(norm: Any) -> Any:
+    """Return what is added to the variance of each step; None where that of a step does not divide."""
+    return None if isinstance(norm, OverTime | DivisiveNorm) else norm.epsilon
+
+
 def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
+    """Return what the statistics of a step of this shape run over."""
+    norm = norm.norm if isinstance(norm, OverTime) else norm
     grouped = isinstance(norm, GroupNorm)
+    axes = norm.pool_axes if isinstance(norm, DivisiveNorm) else norm.reduction_axes
     feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, None)
-    over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=label(norm))
+    over = reduction_of(shape, axes, feature_axis, groups, name=label(norm))
     return over._replace(axis_name=norm.axis_name, axis_index_groups=norm.axis_index_groups)
 
 

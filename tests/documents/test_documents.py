@@ -14,7 +14,7 @@ import pytest
 
 import braindnorm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 MODULES = [
     "braindnorm",

@@ -4,6 +4,7 @@ from typing import Any
 
 import brainstate
 import brainunit as u
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -62,9 +63,20 @@ def test_there_and_back(case: str) -> None:
     close(back(x), module(x))
 
 
-def test_masks_mean_the_same_with_masked_output_normalize() -> None:
-    module, x, mask = randomize(nn.LayerNorm(8)), normal((5, 8)), jnp.arange(8) < 5
-    close(from_brainstate(module, masked_output="normalize")(x, mask=mask), module(x, mask=mask))
+@pytest.mark.parametrize("case", SOURCES)
+def test_masked_positions_keep_the_values_of_brainstate(case: str) -> None:
+    make, shape = SOURCES[case]
+    module, x = randomize(make()), normal(shape)
+    mask = jnp.asarray(np.random.default_rng(1).random(shape) < 0.6).at[..., ::2].set(True)
+    close(from_brainstate(module)(x, mask=mask), module(x, mask=mask))
+    zeroed = from_brainstate(module, masked_output="zero")(x, mask=mask)
+    np.testing.assert_array_equal(zeroed[~mask], 0)
+
+
+def test_a_converted_layer_without_a_mask_runs_the_program_of_a_new_one() -> None:
+    x = normal((5, 8))
+    converted, new = (jax.make_jaxpr(norm)(x) for norm in (from_brainstate(nn.LayerNorm(8)), LayerNorm(8)))
+    assert str(converted) == str(new)
 
 
 def test_options_of_ours_go_along() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import braindnorm
-from braindnorm import LayerNorm, interop
+from braindnorm import LayerNorm, interop, monitor
 from braindnorm.errors import NormError, OptionError, PackageError
 
 PACKAGES = ["brainpy", "equinox", "flax", "torch"]
@@ -70,9 +70,11 @@ def test_the_package_imports_its_rarer_parts_when_asked() -> None:
     program = (
         "import sys, braindnorm\n"
         "assert not {'braindnorm.monitor', 'braindnorm.interop'} & set(sys.modules)\n"
-        "assert braindnorm.monitor.check and braindnorm.replace_norms"
+        "assert braindnorm.interop.from_torch and braindnorm.monitor.check and braindnorm.replace_norms"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+    assert {"interop", "monitor", "replace_norms", "LayerNorm"} <= set(dir(braindnorm))
+    assert set(braindnorm.__all__) <= set(dir(braindnorm))
     rarer = {name: braindnorm.__getattr__(name) for name in ("interop", "monitor", "replace_norms")}
     assert rarer == {"interop": interop, "monitor": monitor, "replace_norms": interop.replace_norms}
     with pytest.raises(AttributeError, match="no attribute 'replace_norm'"):

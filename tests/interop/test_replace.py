@@ -1,5 +1,6 @@
 """Every norm of brainstate.nn in a model becomes ours, wherever it stands, with its weights."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import brainstate
@@ -77,8 +78,8 @@ def test_what_was_shared_is_shared() -> None:
 
 def test_options_go_to_every_layer() -> None:
     net = nn.Sequential(nn.LayerNorm(4), nn.RMSNorm(4))
-    replace_norms(net, unit=u.mV, masked_output="normalize")
-    assert all(norm.unit == u.mV and norm.masked_output == "normalize" for norm in net.layers)
+    replace_norms(net, unit=u.mV, masked_output="input")
+    assert all(norm.unit == u.mV and norm.masked_output == "input" for norm in net.layers)
     assert net(jnp.ones((2, 4)) * u.mV).unit == u.mV
 
 
@@ -89,12 +90,56 @@ def test_a_wrong_option_leaves_the_model_as_it_was() -> None:
     assert [type(norm) for norm in net.layers] == [nn.LayerNorm, nn.RMSNorm]
 
 
-def test_subclasses_and_other_modules_are_left_alone() -> None:
+def test_what_is_left_alone_is_listed_with_its_reason() -> None:
     class Own(nn.LayerNorm):
         pass
 
-    net = nn.Sequential(Own(4), nn.BatchNorm0d(4), LayerNorm(4))
-    assert replace_norms(net) == []
+    net = nn.Sequential(Own(4), nn.BatchNorm0d(4), nn.RMSNorm(4), LayerNorm(4), nn.Linear(4, 4))
+    report = replace_norms(net)
+    assert [(path, type(new)) for path, _, new in report] == [(("layers", 2), RMSNorm)]
+    assert [(path, module) for path, module, _ in report.left] == [
+        (("layers", 0), net.layers[0]),
+        (("layers", 1), net.layers[1]),
+    ]
+    assert str(report) == (
+        "replaced layers.2: RMSNorm\n"
+        "left layers.0: Own, a subclass of brainstate.nn.LayerNorm, which may compute something else: convert its parts"
+        "\nleft layers.1: BatchNorm0d, which has no counterpart in braindnorm"
+    )
+
+
+def test_a_model_in_which_nothing_was_replaced_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"no LayerNorm.* in this Sequential: there is none inside") as caught:
+        assert replace_norms(nn.Sequential(nn.Linear(4, 4))) == []
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"it left alone\nleft layers\.0: BatchNorm0d, which has no counterpart"):
+        replace_norms(nn.Sequential(nn.BatchNorm0d(4)))
+    with pytest.warns(UserWarning, match="left the model itself: BatchNorm0d"):
+        replace_norms(nn.BatchNorm0d(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert replace_norms(nn.Sequential(LayerNorm(4))).left == []
+
+
+MASK = np.arange(6) < np.array([6, 4, 1, 3, 2])[:, None]
+
+
+def test_masked_positions_keep_their_values() -> None:
+    net, x = nn.Sequential(nn.LayerNorm(6), nn.RMSNorm(6)), np.random.default_rng(0).normal(2, 3, (5, 6))
+    replace_norms(net)
+    for norm, centred in zip(net.layers, (True, False), strict=True):
+        valid = np.where(MASK, x, np.nan)
+        mean = np.nanmean(valid, axis=1, keepdims=True) if centred else 0
+        expected = (x - mean) / np.sqrt(np.nanmean((valid - mean) ** 2, axis=1, keepdims=True) + norm.epsilon)
+        found = norm(jnp.asarray(x, jnp.float32), mask=MASK)
+        # the one of row 2 that is valid is its own mean: epsilon alone divides there
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_masked_output_that_is_asked_for_wins() -> None:
+    net, x = nn.Sequential(nn.LayerNorm(6)), jnp.ones((5, 6))
+    replace_norms(net, masked_output="zero")
+    np.testing.assert_array_equal(net.layers[0](x, mask=MASK)[~MASK], 0)
 
 
 def test_a_norm_has_no_place_to_be_replaced_in() -> None:

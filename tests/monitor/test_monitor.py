@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from brainstate import nn
 
-from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, monitor, step_mask
-from braindnorm.errors import OptionError, PackageError
+from braindnorm import GroupNorm, LayerNorm, RMSNorm, monitor, step_mask
+from braindnorm.errors import OptionError, PackageError, UnitError
 
 T, B, C = 6, 4, 8
 
@@ -83,6 +83,26 @@ def test_derivatives_are_those_of_the_norm() -> None:
     assert recorded.calls == 2
 
 
+def test_a_norm_without_a_unit_takes_several_dimensions() -> None:
+    v, recorded = potential(), monitor.Recorded(LayerNorm(C), 4)
+    for x in (v[0] * u.mV, v[1] * u.nA, v[2] / 1000 * u.volt, v[3]):
+        recorded(x)
+    mean = v.mean((1, 2), dtype=np.float64)
+    for unit, steps in ((u.mV, [0, 2]), (u.nA, [1]), (u.UNITLESS, [3])):
+        found = recorded.read(unit)
+        assert u.get_unit(found.mean) == unit == u.get_unit(found.out_mean)
+        np.testing.assert_allclose(u.get_mantissa(found.mean), mean[steps], rtol=1e-5)
+    np.testing.assert_allclose(recorded.read(u.volt).mean.to_decimal(u.mV), mean[[0, 2]], rtol=1e-5)
+    with pytest.raises(
+        UnitError, match=r"had inputs in mV and nA and no unit.*got unit=None\. Write read\(unit=\.\.\.\)"
+    ):
+        recorded.read()
+    with pytest.raises(UnitError, match="got unit=Hz"):
+        recorded.read(u.Hz)
+    labels = [axes.get_ylabel() for axes in monitor.plot({"norm": recorded}).axes]
+    assert labels == ["input (mV)", "output (mV)", "input (nA)", "output (nA)", "input", "output"]
+
+
 def test_units_are_those_of_the_first_call_or_of_the_norm() -> None:
     v = potential()
     for norm, unit in ((LayerNorm(C), u.mV), (LayerNorm(C, unit=u.volt, out_unit=u.UNITLESS), u.volt)):
@@ -148,23 +168,6 @@ def test_devices_of_one_group_are_one_input() -> None:
     np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
     np.testing.assert_allclose(found.std, std, rtol=1e-5)
     assert found.count == [B * C]
-
-
-def test_the_model_is_left_as_it_was() -> None:
-    norm = LayerNorm(C)
-    net = nn.Sequential(norm, norm)
-    with pytest.raises(ZeroDivisionError), monitor.record(net, 1):
-        assert isinstance(net.layers[0], monitor.Recorded)
-        assert net.layers[0] is net.layers[1]
-        raise ZeroDivisionError
-    assert net.layers == [norm, norm]
-
-
-def test_a_norm_with_a_memory_is_left_alone() -> None:
-    net = nn.Sequential(OverTime(LayerNorm(C)), LayerNorm(C))
-    with monitor.record(net, 1) as records:
-        assert list(records) == ["layers.1"]
-        assert isinstance(net.layers[0].norm, LayerNorm)
 
 
 def test_init_state_begins_a_new_record() -> None:
@@ -234,10 +237,15 @@ def test_calls_beyond_the_record_are_told() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: monitor.Recorded(DivisiveNorm(4), 1), "Recorded takes a LayerNorm, an RMSNorm or a GroupNorm"),
+        (
+            lambda: monitor.Recorded(nn.LayerNorm(4), 1),
+            r"takes a norm of braindnorm; got LayerNorm\. Write record\(model",
+        ),
         (lambda: monitor.Recorded(LayerNorm(4), 0), "num_steps must be a positive integer; got 0"),
-        (lambda: monitor.record(LayerNorm(4), 1).__enter__(), r"no LayerNorm.*write Recorded\(norm, num_steps\)"),
+        (lambda: monitor.record(nn.Linear(4, 4), 1).__enter__(), "no norm of braindnorm is inside of this Linear"),
         (lambda: monitor.record(nn.Sequential(nn.LayerNorm(4)), 1).__enter__(), r"first replace_norms\(model\)"),
+        (lambda: monitor.plot(LayerNorm(4)), r"got LayerNorm\. Write: with monitor\.record\(model, num_steps\)"),
+        (lambda: monitor.plot({}), "the dict of records is empty"),
     ],
 )
 def test_what_cannot_be_recorded_is_said(call: Any, message: str) -> None:

@@ -1,0 +1,38 @@
+"""What Python needs to know of a layer, whatever the layer computes."""
+
+import inspect
+from typing import Any
+
+import brainstate
+
+from ._watch import watched
+
+
+class Signature:
+    """The signature of a class, from its constructor; of a layer, from its ``update``.
+
+    The metaclass of brainstate and ``Module.__call__`` take ``(*args, **kwargs)``, which :func:`inspect.signature`
+    and :func:`help` would show.
+    """
+
+    def __get__(self, layer: Any, owner: type) -> inspect.Signature:
+        if layer is not None:
+            return inspect.signature(layer.update)
+        constructor = inspect.signature(owner.__init__)  # type: ignore[misc]  # of this very class, not of a subclass
+        return constructor.replace(parameters=[*constructor.parameters.values()][1:])
+
+
+class NormModule(brainstate.nn.Module):
+    """A layer that can be watched, shows its signature, and is called by ``numpy_array >> layer``.
+
+    There is nothing here of what a norm computes.
+    """
+
+    __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
+    __signature__ = Signature()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in ("update", "sequence"):
+            if inspect.isfunction(vars(cls).get(name)):
+                setattr(cls, name, watched(vars(cls)[name]))
