@@ -12,7 +12,7 @@ from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction, across_devices, at_least_one, local_count, local_sum, zero_masked
 from ..errors import AxisError, OptionError, UnitError
 from ..masks._align import align
-from ._normalize import real_array, result_dtype
+from ._dtypes import real_array, result_dtype
 
 Pool = Literal["mean", "sum"] | Any
 

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics.axes import fit_parameter
 from .._numerics.memory import Memory, advance, first, forget, pivot_of, replay, standardized
 from .._numerics.moments import (
     Moments,
@@ -18,14 +17,15 @@ from .._numerics.moments import (
     zero_masked,
 )
 from ..errors import AxisError, MaskError
-from ._standardize import Standardization
+from ._enter import Entry
+from ._standardize import Standardization, apply_affine
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
 _advance, _replay = (jax.jit(clock, inline=True) for clock in (advance, replay))
 
 
-class OverTimeStandardize:
-    """What takes the place of :func:`braindnorm._standardize.standardize` in a norm with a memory.
+class Clock:
+    """How a norm with a memory goes through time.
 
     Parameters
     ----------
@@ -37,45 +37,25 @@ class OverTimeStandardize:
         Where a trial begins, with as many axes as the input.
     sequence : bool
         Whether the leading axis of the input is time.
-
-    Attributes
-    ----------
-    last : Memory
-        After a call: the memory after the last step.
     """
 
     def __init__(self, past: Memory, decay: Any, began: jax.Array | None, sequence: bool) -> None:
         self.past, self.decay, self.began, self.sequence = past, decay, began, sequence
-        self.last = past
 
-    def __call__(
-        self,
-        x: jax.Array,
-        valid: jax.Array | None,
-        how: Standardization,
-        dtype: Any,
-        *,
-        scale: Any = None,
-        bias: Any = None,
-        affine: Any = None,
-    ) -> jax.Array:
-        """Return z * scale + bias, and keep the memory in `last`."""
+    def standardize(self, entry: Entry, how: Standardization) -> tuple[jax.Array, Memory]:
+        """Return z * scale + bias, and the memory after the last step."""
+        x, valid = entry.x, entry.valid
         if valid is not None:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
         past = self.past if self.sequence else forget(self.past, self.began)
-        found, deviation, pivot = self._observe(past, x.astype(dtype), valid, how)
+        found, deviation, pivot = self._observe(past, x.astype(entry.dtype), valid, how)
         if self.sequence:
             now = _replay(past, found, pivot, self.decay, self.began)
-            self.last = Memory(*(v[-1] for v in now))
+            last = Memory(*(v[-1] for v in now))
         else:
-            now = self.last = _advance(past, found, pivot, self.decay)
-        z = standardized(deviation, found, now, how.epsilon)
-        if affine is not None:
-            return jnp.reshape(affine.execute(z), z.shape)
-        if scale is not None:
-            z = z * fit_parameter(scale, z.shape, option="scale", name=how.over.name)
-        return z if bias is None else z + fit_parameter(bias, z.shape, option="bias", name=how.over.name)
+            now = last = _advance(past, found, pivot, self.decay)
+        return apply_affine(standardized(deviation, found, now, how.epsilon), entry, how), last
 
     def _observe(
         self, past: Memory, x: jax.Array, valid: jax.Array | None, how: Standardization
@@ -85,17 +65,17 @@ class OverTimeStandardize:
         The compensated form (not fast_variance) subtracts the pivot before anything else, for another sum of `x`.
         """
         if how.fast_variance or not how.centred:
-            found, deviation = deviations(x, how.over, valid, centred=how.centred)
-            found = self._checked(found, how.over)
+            found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
+            found = self._checked(found, how.reduction)
             pivot = self._pivot(past, found.mean, found.count)
             return found._replace(mean=found.mean - pivot), deviation, pivot
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
-        local = [local_count(x.shape, valid, how.over, x.dtype), local_sum(seen, how.over)]
-        count, total = jnp.broadcast_arrays(*across_devices(local, how.over))
-        rough = self._checked(Moments(count, total / at_least_one(count), total), how.over)
+        local = [local_count(x.shape, valid, how.reduction, x.dtype), local_sum(seen, how.reduction)]
+        count, total = jnp.broadcast_arrays(*across_devices(local, how.reduction))
+        rough = self._checked(Moments(count, total / at_least_one(count), total), how.reduction)
         pivot = self._pivot(past, rough.mean, count)
-        found, deviation = deviations(x - pivot, how.over, valid)
-        return self._checked(found, how.over), deviation, pivot
+        found, deviation = deviations(x - pivot, how.reduction, valid)
+        return self._checked(found, how.reduction), deviation, pivot
 
     def _pivot(self, past: Memory, mean: jax.Array, count: jax.Array) -> jax.Array:
         return pivot_of(past, first(mean, count) if self.sequence else mean)

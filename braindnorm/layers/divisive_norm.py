@@ -13,7 +13,7 @@ from .. import functional, units
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
 from ..errors import OptionError
 from ..functional._divisive import check_response, in_drive_unit
-from ..functional._normalize import result_dtype
+from ..functional._dtypes import result_dtype
 from ..masks._step_mask import with_step_mask
 from ._wiring import check_name, label
 

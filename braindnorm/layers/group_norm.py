@@ -8,8 +8,11 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from .._numerics.moments import Reduction
+from ..functional._reduction import grouped_reduction
 from ._affine import NormParam, check_features, learned, make_affine
 from ._local_groups import local_groups
+from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
@@ -60,6 +63,7 @@ class GroupNorm(brainstate.nn.Module):
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
 
+    centred = True
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
@@ -111,6 +115,16 @@ class GroupNorm(brainstate.nn.Module):
             out_unit=out_unit,
             masked_output=masked_output,
         )
+
+    @property
+    def affine_param(self) -> Any:
+        """The state with the learned parameters; None if there are none."""
+        return self.weight
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the statistics of an input of this shape run over."""
+        groups = (None, self.group_size)
+        return grouped_reduction(shape, self.reduction_axes, self.feature_axis, groups, norm_options(self))
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.

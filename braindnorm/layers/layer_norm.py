@@ -8,7 +8,10 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from .._numerics.moments import Reduction
+from ..functional._reduction import reduction_over
 from ._affine import NormParam, check_features, learned, make_affine
+from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
@@ -58,6 +61,7 @@ class LayerNorm(brainstate.nn.Module):
     Array([-1.22,  0.  ,  1.22], dtype=float32)
     """
 
+    centred = True
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
@@ -137,6 +141,15 @@ class LayerNorm(brainstate.nn.Module):
         axes = tuple(range(-len(size), 0))
         use_bias = elementwise_affine and use_bias
         return cls(size, axes, axes, epsilon=epsilon, use_scale=elementwise_affine, use_bias=use_bias, **options)
+
+    @property
+    def affine_param(self) -> Any:
+        """The state with the learned parameters; None if there are none."""
+        return self.weight
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the statistics of an input of this shape run over."""
+        return reduction_over(shape, self.reduction_axes, norm_options(self))
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.

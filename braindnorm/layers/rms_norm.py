@@ -8,7 +8,10 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from .._numerics.moments import Reduction
+from ..functional._reduction import reduction_over
 from ._affine import NormParam, check_features, learned, make_affine
+from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
@@ -56,6 +59,7 @@ class RMSNorm(brainstate.nn.Module):
     Array([ 1., -1.], dtype=float32)
     """
 
+    centred = False
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
@@ -130,6 +134,15 @@ class RMSNorm(brainstate.nn.Module):
         return cls(
             size, epsilon=epsilon, use_scale=elementwise_affine, reduction_axes=axes, feature_axes=axes, **options
         )
+
+    @property
+    def affine_param(self) -> Any:
+        """The state with the learned parameters; None if there are none."""
+        return self.scale
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the statistics of an input of this shape run over."""
+        return reduction_over(shape, self.reduction_axes, norm_options(self))
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Normalize `x`.

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from .._numerics.moments import Moments, Reduction, across_devices, deviations, local_sum
-from ..functional._normalize import real_array, reduction_of
-from ..layers import GroupNorm, RMSNorm
+from .._numerics.moments import Moments, across_devices, deviations, local_sum
+from ..functional._dtypes import real_array
 from ..layers._wiring import label
 from ..masks._align import align
 from ..masks._step_mask import with_step_mask
@@ -39,13 +38,13 @@ def totals_of(norm: Any, x: Any, y: Any, mask: Any, unit: Any, out_unit: Any) ->
     name = label(norm)
     array, out = (_plain(v, kept, name) for v, kept in ((x, unit), (y, out_unit)))
     valid = align(with_step_mask(mask, x, norm.in_size, name=name), array.shape, name=name)
-    over = _reduction(norm, array.shape)
+    over = norm.reduction(array.shape)
     found, _ = deviations(array, over, valid)
     written, _ = deviations(out, over, valid)
     seen = jnp.ones(array.shape, bool) if valid is None else jnp.broadcast_to(valid, array.shape)
     counted = (jnp.ones_like(seen), seen, seen & (array == 0), seen & (array == 1))
     elements, count, silent, spikes = across_devices([local_sum(v.astype(array.dtype), over) for v in counted], over)
-    power = found.var + jnp.square(found.mean) if isinstance(norm, RMSNorm) else found.var
+    power = found.var + jnp.square(found.mean) if not norm.centred else found.var
     several = count > 1
     flat = several & (power < units.variance_of(norm.epsilon, unit, name=name))
     # a group's sums stand at each of its channels
@@ -74,13 +73,6 @@ def _plain(x: Any, unit: Any, name: str) -> jax.Array:
     """Return the mantissa of `x` in a unit, in float32 at least, without derivatives."""
     array = real_array(units.strip(x, unit, name=name)[0], name=name)
     return jax.lax.stop_gradient(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
-
-
-def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
-    grouped = isinstance(norm, GroupNorm)
-    feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, None)
-    over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=label(norm))
-    return over._replace(axis_name=norm.axis_name, axis_index_groups=norm.axis_index_groups)
 
 
 def _sums(found: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,6 +7,7 @@ and its mantissa compile to the same program.
 
 from ._boundary import (
     UNITLESS,
+    Unit,
     check_epsilon,
     check_unit,
     convert,
@@ -21,6 +22,7 @@ from ._boundary import (
 
 __all__ = [
     "UNITLESS",
+    "Unit",
     "check_epsilon",
     "check_unit",
     "convert",

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..errors import DtypeError, OptionError, UnitError
 
-UNITLESS: u.Unit = u.UNITLESS
+Unit = u.Unit
+UNITLESS: Unit = u.UNITLESS
 
 
 def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:

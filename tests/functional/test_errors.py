@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from braindnorm import GroupNorm, LayerNorm, RMSNorm, errors, functional, masks
+from braindnorm.masks._align import align
 
 X = np.ones((5, 3, 4), np.float32)
 Q = jnp.asarray(X) * u.mV
@@ -356,4 +357,4 @@ def test_nothing_is_lost() -> None:
 
 
 def test_events_of_floats_are_no_float_mask() -> None:
-    masks.align(brainevent.BinaryArray(jnp.ones(4)), (4,), name="norm")
+    align(brainevent.BinaryArray(jnp.ones(4)), (4,), name="norm")

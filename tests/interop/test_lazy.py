@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import braindnorm
-from braindnorm import LayerNorm, interop
+from braindnorm import LayerNorm, interop, monitor
 from braindnorm.errors import NormError, OptionError, PackageError
 
 PACKAGES = ["brainpy", "equinox", "flax", "torch"]
