@@ -15,7 +15,9 @@ from .._numerics.pools import Response, respond
 from ..errors import AxisError
 from ..masks._align import align
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
-from ._normalize import arithmetic_dtype, check_axis_name, check_choices, padding_of, real_array, result_dtype
+from ._dtypes import arithmetic_dtype, real_array, result_dtype
+from ._enter import MaskedOutput, padding_of
+from ._reduction import check_axis_name
 
 Pool = Literal["mean", "sum"] | Any
 # an eager call is one program, not a hundred; inside another program it leaves no trace
@@ -32,7 +34,7 @@ def divisive_norm(
     pool: Pool = "mean",
     rectify: bool = True,
     mask: Any = None,
-    masked_output: str = "zero",
+    masked_output: MaskedOutput = "zero",
     unit: Any = None,
     out_unit: Any = None,
     axis_name: AxisName | None = None,
@@ -103,7 +105,6 @@ def divisive_norm(
     >>> divisive_norm(jnp.array([10., 30.]) * u.Hz, sigma=20. * u.Hz, gamma=14. * u.Hz, pool="sum").round(1)
     Quantity([1. 9.], "Hz")
     """
-    check_choices(masked_output, True, name=name)
     check_axis_name(axis_name, axis_index_groups, name=name)
     check_exponent(exponent, rectify, name=name)
     kind, weights = read_pool(pool, name=name)
@@ -123,7 +124,7 @@ def divisive_norm(
     given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
     result = result_dtype([given, *parameters.values()], dtype, name=name)
     valid = align(mask, array.shape, name=name)
-    padding = padding_of(array, masked_output, reference, out_unit, name)
+    padding = padding_of(array, masked_output, reference, out_unit, name=name)
     how = Response(float(exponent), kind, bool(rectify))
     r = _response(array, parameters, valid, weights, over, how, result, keep_padding=padding is None)
     if valid is not None and padding is not None:

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics.axes import fit_parameter
 from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardized
 from .._numerics.moments import (
     Moments,
@@ -19,14 +18,15 @@ from .._numerics.moments import (
 )
 from .._numerics.two_term import TwoTerm, single
 from ..errors import AxisError, MaskError
-from ._standardize import Standardization
+from ._enter import Entry
+from ._standardize import Standardization, apply_affine
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
 _advance, _replay = (jax.jit(clock, inline=True) for clock in (advance, replay))
 
 
-class OverTimeStandardize:
-    """What takes the place of :func:`braindnorm._standardize.standardize` in a norm with a memory.
+class Clock:
+    """How a norm with a memory goes through time.
 
     Parameters
     ----------
@@ -38,56 +38,34 @@ class OverTimeStandardize:
         Where a trial begins, with as many axes as the input.
     sequence : bool
         Whether the leading axis of the input is time.
-
-    Attributes
-    ----------
-    last : Memory
-        After a call: the memory after the last step.
     """
 
     def __init__(self, past: Memory, rate: Any, began: jax.Array | None, sequence: bool) -> None:
         self.past, self.rate, self.began, self.sequence = past, rate, began, sequence
-        self.last = past
 
-    def __call__(
-        self,
-        x: jax.Array,
-        valid: jax.Array | None,
-        how: Standardization,
-        dtype: Any,
-        *,
-        scale: Any = None,
-        bias: Any = None,
-        affine: Any = None,
-    ) -> jax.Array:
-        """Return z * scale + bias, and keep the memory in `last`."""
+    def standardize(self, entry: Entry, how: Standardization) -> tuple[jax.Array, Memory]:
+        """Return z * scale + bias, and the memory after the last step."""
+        x, valid = entry.x, entry.valid
         if valid is not None:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
         past = self.past if self.sequence else forget(self.past, self.began)
-        found, deviation = self._observe(x.astype(dtype), valid, how)
-        now = self._remember(past, found)
-        z = standardized(deviation, found, now, how.epsilon)
-        if affine is not None:
-            return jnp.reshape(affine.execute(z), z.shape)
-        if scale is not None:
-            z = z * fit_parameter(scale, z.shape, option="scale", name=how.over.name)
-        return z if bias is None else z + fit_parameter(bias, z.shape, option="bias", name=how.over.name)
+        found, deviation = self._observe(x.astype(entry.dtype), valid, how)
+        now, last = self._remember(past, found)
+        return apply_affine(standardized(deviation, found, now, how.epsilon), entry, how), last
 
-    def _remember(self, past: Memory, found: Steps) -> Memory:
-        """Return the memory after each step, and keep the last one."""
+    def _remember(self, past: Memory, found: Steps) -> tuple[Memory, Memory]:
+        """Return the memory after each step, and after the last one as it is kept."""
         before = past.widened(found.m2.dtype)
         touched = found.count > 0
         if not self.sequence:
             now = _advance(before, found, self.rate)
-            self.last = settle(past, now, touched)
-        elif len(touched):
-            now = _replay(before, found, self.rate, self.began)
-            touched = jnp.any(touched if self.began is None else touched | self.began, axis=0)
-            self.last = settle(past, jax.tree.map(lambda v: v[-1], now), touched)
-        else:  # no step
-            now = jax.tree.map(lambda v: v[None][:0], before)
-        return now
+            return now, settle(past, now, touched)
+        if not len(touched):  # no step
+            return jax.tree.map(lambda v: v[None][:0], before), past
+        now = _replay(before, found, self.rate, self.began)
+        touched = jnp.any(touched if self.began is None else touched | self.began, axis=0)
+        return now, settle(past, jax.tree.map(lambda v: v[-1], now), touched)
 
     def _observe(self, x: jax.Array, valid: jax.Array | None, how: Standardization) -> tuple[Steps, jax.Array]:
         """Return the moments of each step, and each element's deviation from the mean of its step.
@@ -96,15 +74,15 @@ class OverTimeStandardize:
         mean is then that centre and a small rest, and not rounded.
         """
         if how.fast_variance or not how.centred:
-            found, deviation = deviations(x, how.over, valid, centred=how.centred)
-            return self._checked(found, single(found.mean), how.over), deviation
+            found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
+            return self._checked(found, single(found.mean), how.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
-        local = [local_count(x.shape, valid, how.over, x.dtype), local_sum(seen, how.over)]
-        count, total = jnp.broadcast_arrays(*across_devices(local, how.over))
+        local = [local_count(x.shape, valid, how.reduction, x.dtype), local_sum(seen, how.reduction)]
+        count, total = jnp.broadcast_arrays(*across_devices(local, how.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
-        found, deviation = deviations(x - centre, how.over, valid)
-        return self._checked(found, TwoTerm(centre, found.mean), how.over), deviation
+        found, deviation = deviations(x - centre, how.reduction, valid)
+        return self._checked(found, TwoTerm(centre, found.mean), how.reduction), deviation
 
     def _checked(self, found: Moments, mean: TwoTerm, over: Reduction) -> Steps:
         """Return the moments with a count for each, if they are of as many trials as the memory."""

@@ -3,15 +3,20 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .. import cpu_kernels
+from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, is_trailing, split_channels
 from .._numerics.fused import Plan, normalized
 from .._numerics.moments import Reduction, deviations, rstd, zero_masked
+from ..errors import OptionError
+from ._enter import Entry, NormOptions
+
+EPSILON = 1e-6
 
 # XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
 SMALL = 65536
@@ -35,52 +40,65 @@ def _compiled(
     return rule(plan, x, valid, epsilon if constant is None else constant, *parameters)
 
 
-class Affine(Protocol):
-    """What applies scale and bias: a ParamState whose `execute` may be more than arithmetic."""
-
-    value: Any
-
-    def execute(self, x: jax.Array) -> jax.Array:
-        """Apply scale and bias to z."""
-
-
 class Standardization(NamedTuple):
     """How to standardize.
 
-    `over` is what the statistics run over; `epsilon` the variance that is added; `centred` whether the mean is
+    `reduction` is what the statistics run over; `epsilon` the variance that is added; `centred` whether the mean is
     subtracted; `fast_variance` whether the compensated form may be left out; `keep_padding` whether masked elements are
     standardized with the statistics of the valid ones.
     """
 
-    over: Reduction
+    reduction: Reduction
     epsilon: Any
     centred: bool
     fast_variance: bool
     keep_padding: bool
 
 
-def standardize(
-    x: jax.Array,
-    valid: jax.Array | None,
-    how: Standardization,
-    dtype: Any,
-    *,
-    scale: Any = None,
-    bias: Any = None,
-    affine: Affine | None = None,
-) -> jax.Array:
+def standardization(
+    entry: Entry, reduction: Reduction, options: NormOptions, *, centred: bool = True
+) -> Standardization:
+    """Return how to standardize an input, with an epsilon that is expressed in the square of its unit."""
+    name, fast = options["name"], options.get("use_fast_variance", True)
+    check_fast_variance(fast, name=name)
+    epsilon = units.variance_of(options.get("epsilon", EPSILON), entry.unit, name=name)
+    return Standardization(reduction, epsilon, centred, bool(fast), entry.padding is None and entry.valid is not None)
+
+
+def check_fast_variance(use_fast_variance: Any, *, name: str) -> None:
+    """Raise unless `use_fast_variance` is a boolean."""
+    if not isinstance(use_fast_variance, bool | np.bool_):
+        raise OptionError(f"{name}: use_fast_variance must be True or False; got {use_fast_variance!r}.")
+
+
+def standardize(entry: Entry, how: Standardization) -> jax.Array:
     """Return z * scale + bias, where z is the deviation from the mean over the standard deviation.
 
-    The arithmetic is done in `dtype`. In a group with nothing valid z is 0.
+    In a group with nothing valid z is 0.
     """
-    learned = {"scale": scale, "bias": bias} if affine is None else {}
-    parameters = [
-        None if learned.get(key) is None else fit_parameter(learned[key], x.shape, option=key, name=how.over.name)
-        for key in ("scale", "bias")
+    way = _fused if _local(entry.x, how) else _plain
+    if entry.affine is not None:
+        z = way(entry.x, entry.valid, how, entry.dtype, None, None)
+        return entry.affine.execute(z).reshape(z.shape)
+    return way(entry.x, entry.valid, how, entry.dtype, *fitted_parameters(entry, how))
+
+
+def apply_affine(z: jax.Array, entry: Entry, how: Standardization) -> jax.Array:
+    """Return z * scale + bias."""
+    if entry.affine is not None:
+        return jnp.reshape(entry.affine.execute(z), z.shape)
+    scale, bias = fitted_parameters(entry, how)
+    z = z if scale is None else z * scale
+    return z if bias is None else z + bias
+
+
+def fitted_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
+    """Return scale and bias as they broadcast to the input, None for what there is not."""
+    name, shape = how.reduction.name, entry.x.shape
+    return [
+        None if value is None else fit_parameter(value, shape, option=key, name=name)
+        for key, value in entry.parameters.items()
     ]
-    way = _fast if _local(x, how) else _plain
-    y = way(x, valid, how, dtype, *parameters)
-    return y if affine is None else affine.execute(y).reshape(y.shape)
 
 
 def _local(x: jax.Array, how: Standardization) -> bool:
@@ -90,19 +108,19 @@ def _local(x: jax.Array, how: Standardization) -> bool:
     explicit sharding carry it in their type, and the rule's products would have to name that of their results.
     """
     explicit = any(part is not None for part in jax.typeof(x).sharding.spec)
-    return how.over.axis_name is None and not how.keep_padding and not explicit
+    return how.reduction.axis_name is None and not how.keep_padding and not explicit
 
 
-def _fast(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
+def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
     """Take the fast rule. Channels grouped without other axes are split in two first: then a group is an axis."""
-    over, shape = Reduction(how.over.axes, how.over.channel_axis, how.over.num_groups), x.shape
+    over, shape = Reduction(how.reduction.axes, how.reduction.channel_axis, how.reduction.num_groups), x.shape
     split = over.channel_axis is not None and not over.axes
     if over.channel_axis is not None and split:
         x = zero_masked(x, valid)  # here, since jax_debug_nans looks at what a reshape returns, padding and all
         channel, groups = over.channel_axis - len(shape), over.num_groups
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
-    plan = _plan(x.shape, x.dtype, over, how.centred, bool(how.fast_variance), dtype, jax.default_backend())
+    plan = _plan(x.shape, x.dtype, over, how.centred, how.fast_variance, dtype, jax.default_backend())
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
     rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or normalized
@@ -133,7 +151,7 @@ def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
     if valid is not None:
         # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
         x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
-    found, deviation = deviations(x, how.over, valid, centred=how.centred)
+    found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
     r = rstd(found.var, how.epsilon)
     z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
     z = z if scale is None else z * scale

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from .. import units
-from .._numerics.axes import Axes, canonical_axes
+from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
-from .._numerics.moments import Reduction, deviations, zero_masked
-from ..masks._align import align
-from ._normalize import check_axis_name, real_array
+from .._numerics.moments import deviations, zero_masked
+from ._enter import NormOptions, enter
+from ._reduction import reduction_over
 
 
 class Statistics(NamedTuple):
@@ -70,16 +70,14 @@ def moments(
     >>> print(count, mean, var)
     2.0 -64. mV 1. mV^2
     """
-    check_axis_name(axis_name, axis_index_groups, name=name)
-    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
-    array = real_array(mantissa, name=name)
-    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    axes = canonical_axes(reduction_axes, array.ndim, option="reduction_axes", name=name)
-    over = Reduction(axes, axis_name=axis_name, axis_index_groups=axis_index_groups, name=name)
-    valid = align(mask, array.shape, name=name)
-    found, _ = deviations(zero_masked(array, valid), over, valid)
+    options: NormOptions = {
+        "name": name, "mask": mask, "unit": unit, "axis_name": axis_name, "axis_index_groups": axis_index_groups
+    }  # fmt: skip
+    entry = enter(x, {}, options)
+    reduction = reduction_over(entry.x.shape, reduction_axes, options)
+    found, _ = deviations(zero_masked(entry.x.astype(entry.dtype), entry.valid), reduction, entry.valid)
     kept = found.mean.shape
     count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
     if not keepdims:
-        count, mean, var = (jnp.squeeze(v, axes) for v in (count, mean, var))
-    return Statistics(count, units.restore(mean, reference), units.restore(var, reference**2))
+        count, mean, var = (jnp.squeeze(v, reduction.axes) for v in (count, mean, var))
+    return Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))

@@ -6,7 +6,10 @@ import brainstate
 
 from .. import units
 from ..errors import OptionError
-from ..functional._normalize import check_axis_name, check_choices, result_dtype
+from ..functional._dtypes import result_dtype
+from ..functional._enter import check_masked_output
+from ..functional._reduction import check_axis_name
+from ..functional._standardize import check_fast_variance
 from ..masks._step_mask import with_step_mask
 
 OPTIONS = (
@@ -22,7 +25,8 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
     name = label(layer)
     unit = units.check_unit(options["unit"], option="unit", name=name)
     units.check_unit(options["out_unit"], option="out_unit", name=name)
-    check_choices(options["masked_output"], options["use_fast_variance"], name=name)
+    check_masked_output(options["masked_output"], name=name)
+    check_fast_variance(options["use_fast_variance"], name=name)
     check_axis_name(options["axis_name"], options["axis_index_groups"], name=name)
     result_dtype([], options["dtype"], name=name)
     units.check_epsilon(options["epsilon"], unit, name=name)

@@ -10,9 +10,12 @@ from brainstate.nn import Param
 
 from .. import functional, units
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
+from .._numerics.moments import Reduction
 from ..errors import OptionError
 from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
-from ..functional._normalize import check_axis_name, check_choices, result_dtype
+from ..functional._dtypes import result_dtype
+from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
+from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
 from ._module import NormModule
 from ._positive import PositiveT
@@ -106,7 +109,7 @@ class DivisiveNorm(NormModule):
         gamma: Any = 1.0,
         pool: Any = "mean",
         rectify: bool = True,
-        masked_output: str = "zero",
+        masked_output: MaskedOutput = "zero",
         axis_name: Hashable | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         dtype: Any = None,
@@ -124,7 +127,7 @@ class DivisiveNorm(NormModule):
         self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
         check_exponent(exponent, rectify, name=label(self))
         read_pool(_value(pool), name=label(self))
-        check_choices(masked_output, True, name=label(self))
+        check_masked_output(masked_output, name=label(self))
         check_axis_name(axis_name, axis_index_groups, name=label(self))
         result_dtype([], dtype, name=label(self))
         self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit", name=label(self)))
@@ -141,6 +144,12 @@ class DivisiveNorm(NormModule):
     def gamma_quantity(self) -> Any:
         """Gamma with the output's unit, where that is declared."""
         return _quantity(self.gamma, self.unit if self.out_unit is None else self.out_unit)
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the pools of a drive of this shape run over."""
+        name, groups = label(self), self.axis_index_groups
+        options: NormOptions = {"name": name, "axis_name": self.axis_name, "axis_index_groups": groups}
+        return reduction_over(shape, self.pool_axes, options)
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
         """Respond to the drive `x`.

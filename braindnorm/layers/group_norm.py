@@ -7,11 +7,15 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import DEFAULT_GROUPS, Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from .._numerics.moments import Reduction
 from ..errors import AxisError
 from ..functional._arguments import says_what_to_write
+from ..functional._enter import MaskedOutput
+from ..functional._reduction import grouped_reduction
 from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
 from ._local_groups import local_groups
 from ._module import NormModule
+from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
@@ -113,6 +117,7 @@ class GroupNorm(NormModule):
     bias_quantity = ReadOut("bias")
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
         __getattr__ = explain_missing
+    centred = True
 
     @says_what_to_write()
     def __init__(
@@ -135,7 +140,7 @@ class GroupNorm(NormModule):
         param_type: type = NormParam,
         unit: Any = None,
         out_unit: Any = None,
-        masked_output: str = "zero",
+        masked_output: MaskedOutput = "zero",
         num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -164,6 +169,16 @@ class GroupNorm(NormModule):
             out_unit=out_unit,
             masked_output=masked_output,
         )
+
+    @property
+    def affine_param(self) -> Any:
+        """The state with the learned parameters; None if there are none."""
+        return self.weight
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the statistics of an input of this shape run over."""
+        groups = (None, self.group_size)
+        return grouped_reduction(shape, self.reduction_axes, self.feature_axis, groups, norm_options(self))
 
     @says_what_to_write(hint="The mask is given as mask=mask")
     def update(self, x: Any, *, mask: Any = None) -> Any:

@@ -10,19 +10,21 @@ import numpy as np
 from .. import units
 from .._numerics.axes import as_size, canonical_axes
 from .._numerics.memory import Memory
+from .._numerics.moments import Reduction
 from ..errors import AxisError, OptionError, UnitError
 from ..functional import Statistics
-from ..functional._normalize import normalize, reduction_of
-from ..functional._over_time import OverTimeStandardize
+from ..functional._enter import enter
+from ..functional._leave import leave
+from ..functional._over_time import Clock
+from ..functional._standardize import standardization
 from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
 from ._affine import check_features, learned
 from ._decay import check_decay, rate_of
 from ._module import NormModule
+from ._norm import norm_options
 from ._time_arguments import batch_shape, check_time_axis, check_wrapped, each_step
-from ._wiring import OPTIONS, check_name, label
-from .group_norm import GroupNorm
-from .rms_norm import RMSNorm
+from ._wiring import check_name, label
 
 
 class OverTime(NormModule):
@@ -185,20 +187,21 @@ class OverTime(NormModule):
     def _call(self, x: Any, mask: Any, began: jax.Array | None, *, sequence: bool) -> Any:
         """Normalize one step, or a sequence of them with time first."""
         norm, name, shape = self.norm, label(self), units.shape_of(x, name=label(self))
-        weight = norm.scale if isinstance(norm, RMSNorm) else norm.weight
-        check_features(norm, x, weight)
+        check_features(norm, x, norm.affine_param)
         if norm.unit is None and not units.strip(x, None, name=name)[1].is_unitless:
             raise UnitError(
                 f"{name} keeps a memory, which has one unit: got an input in {units.strip(x, None, name=name)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = OverTimeStandardize(self._past(), rate_of(self.decay, self.tau, name=name), began, sequence)
-        over = _over(norm, shape[1:] if sequence else shape, name)
-        options = {key: getattr(norm, key) for key in OPTIONS}
-        parameters = {"scale": None, "bias": None, **learned(norm, weight, x)}
-        y = normalize(x, **parameters, **options, **over, mask=mask, name=name, standardize=clock)
-        self.memory.value = clock.last.arrays()
-        return y
+        clock = Clock(self._past(), rate_of(self.decay, self.tau, name=name), began, sequence)
+        parameters = {"scale": None, "bias": None, **learned(norm, norm.affine_param, x)}
+        options = norm_options(norm, mask) | {"name": name, "affine": parameters.pop("affine", None)}
+        entry = enter(x, parameters, options)
+        reduction = _of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
+        how = standardization(entry, reduction._replace(name=name), options, centred=norm.centred)
+        y, last = clock.standardize(entry, how)
+        self.memory.value = last.arrays()
+        return leave(y, entry)
 
     def _began(self, reset: Any, x: Any) -> jax.Array | None:
         if reset is None:
@@ -217,21 +220,16 @@ class OverTime(NormModule):
 
     def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
         shape = (*batch_shape(batch_size, name=label(self)), *self.norm.in_size)
-        axes = {axis % len(shape) for axis in _over(self.norm, shape, label(self))["reduction_axes"]}
+        axes = self.norm.reduction(shape).axes
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
         return Memory.empty(tuple(kept), dtype).arrays()
 
 
-def _over(norm: Any, shape: Any, name: str) -> dict[str, Any]:
-    """Return what the statistics of a step of this shape run over, in axes from the right."""
-    feature_axis = norm.feature_axis if isinstance(norm, GroupNorm) else None
-    groups = (None, norm.group_size) if isinstance(norm, GroupNorm) else None
-    over = reduction_of(shape, norm.reduction_axes, feature_axis, groups, name=name)
-    axes = tuple(axis - len(shape) for axis in over.axes)
-    return {
-        "reduction_axes": axes, "feature_axis": feature_axis, "groups": groups, "centred": not isinstance(norm, RMSNorm)
-    }  # fmt: skip
+def _of_sequence(reduction: Reduction) -> Reduction:
+    """Return the reduction of a step as that of a sequence, whose leading axis is time."""
+    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
+    return reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
 
 
 def _steps(num_steps: int) -> Any:

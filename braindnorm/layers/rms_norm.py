@@ -7,9 +7,13 @@ from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from .._numerics.moments import Reduction
 from ..functional._arguments import says_what_to_write
+from ..functional._enter import MaskedOutput
+from ..functional._reduction import reduction_over
 from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
 from ._module import NormModule
+from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._wiring import call_options, check_name, keep_options, label
 
@@ -93,6 +97,7 @@ class RMSNorm(NormModule):
     scale_quantity = ReadOut("scale")
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
         __getattr__ = explain_missing
+    centred = False
 
     @says_what_to_write()
     def __init__(
@@ -111,7 +116,7 @@ class RMSNorm(NormModule):
         param_type: type = NormParam,
         unit: Any = None,
         out_unit: Any = None,
-        masked_output: str = "zero",
+        masked_output: MaskedOutput = "zero",
         num_steps: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -167,6 +172,15 @@ class RMSNorm(NormModule):
         return cls(
             size, epsilon=epsilon, use_scale=elementwise_affine, reduction_axes=axes, feature_axes=axes, **options
         )
+
+    @property
+    def affine_param(self) -> Any:
+        """The state with the learned parameters; None if there are none."""
+        return self.scale
+
+    def reduction(self, shape: Sequence[int]) -> Reduction:
+        """Return what the statistics of an input of this shape run over."""
+        return reduction_over(shape, self.reduction_axes, norm_options(self))
 
     @says_what_to_write(hint="The mask is given as mask=mask")
     def update(self, x: Any, *, mask: Any = None) -> Any:

@@ -8,8 +8,9 @@ import numpy as np
 
 from .. import units
 from .._numerics.moments import Moments, Reduction, across_devices, deviations, local_sum
-from ..functional._normalize import real_array, reduction_of
-from ..layers import DivisiveNorm, GroupNorm, OverTime, RMSNorm
+from ..functional._dtypes import real_array
+from ..layers import DivisiveNorm, OverTime
+from ..layers._norm import Norm
 from ..layers._watch import Call
 from ..layers._wiring import label
 from ..masks._align import align
@@ -57,7 +58,7 @@ def _row(norm: Any, step: tuple[jax.Array, ...], epsilon: Any) -> jax.Array:
     written, _ = deviations(y, over, valid)
     counted = (jnp.ones_like(valid), valid, valid & (x == 0), valid & (x == 1))
     elements, count, silent, spikes = across_devices([local_sum(v.astype(x.dtype), over) for v in counted], over)
-    power = found.var + jnp.square(found.mean) if isinstance(norm, RMSNorm) else found.var
+    power = found.var + jnp.square(found.mean) if not getattr(norm, "centred", True) else found.var
     several = count > 1
     flat = jnp.zeros_like(several) if epsilon is None else several & (power < epsilon)
     single = jnp.zeros_like(several) if epsilon is None else count == 1
@@ -96,12 +97,8 @@ def _epsilon(norm: Any) -> Any:
 
 def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
     """Return what the statistics of a step of this shape run over."""
-    norm = norm.norm if isinstance(norm, OverTime) else norm
-    grouped = isinstance(norm, GroupNorm)
-    axes = norm.pool_axes if isinstance(norm, DivisiveNorm) else norm.reduction_axes
-    feature_axis, groups = (norm.feature_axis, (None, norm.group_size)) if grouped else (None, None)
-    over = reduction_of(shape, axes, feature_axis, groups, name=label(norm))
-    return over._replace(axis_name=norm.axis_name, axis_index_groups=norm.axis_index_groups)
+    stepped: Norm = norm.norm if isinstance(norm, OverTime) else norm
+    return stepped.reduction(shape)
 
 
 def _sums(found: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:

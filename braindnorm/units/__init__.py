@@ -7,6 +7,7 @@ and its mantissa compile to the same program.
 
 from ._boundary import (
     UNITLESS,
+    Unit,
     check_epsilon,
     check_unit,
     convert,
@@ -22,6 +23,7 @@ from ._numbers import exact, floating, is_masked, known
 
 __all__ = [
     "UNITLESS",
+    "Unit",
     "check_epsilon",
     "check_unit",
     "convert",

@@ -15,7 +15,8 @@ import numpy as np
 from ..errors import DtypeError, OptionError, UnitError
 from ._numbers import floating, is_masked, numbers
 
-UNITLESS: u.Unit = u.UNITLESS
+Unit = u.Unit
+UNITLESS: Unit = u.UNITLESS
 _NAME = r"[^\s\d*/()^.-][^\s*/()^]*"  # of a unit, where units are shown
 
 

@@ -271,7 +271,7 @@ def test_a_norm_with_an_update_of_its_own() -> None:
     class Named(LayerNorm):
         pass
 
-    with pytest.raises(OptionError, match="got a Doubled, whose update is its own.* Wrap a plain LayerNorm"):
+    with pytest.raises(OptionError, match=r"got a Doubled, whose update is its own.* Wrap a plain LayerNorm"):
         OverTime(Doubled(4))
     assert np.allclose(made(Named(4)).sequence(X), made().sequence(X))
 

@@ -18,8 +18,8 @@ OWN: dict[Any, set[str]] = {
     RMSNorm: {"reduction_axes", "feature_axes"},
     GroupNorm: {"feature_axis", "num_groups", "group_size", "reduction_axes"},
     DivisiveNorm: {
-        "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output", "dtype", "unit",
-        "out_unit",
+        "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
+        "dtype", "unit", "out_unit",
     },
     OverTime: {"norm", "decay", "tau", "time_axis"},
 }  # fmt: skip

@@ -1,0 +1,82 @@
+"""Dtypes of a norm: of its input, of the arithmetic, of its result."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import units
+from ..errors import DtypeError
+
+_REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
+
+
+def real_array(x: Any, *, name: str) -> jax.Array:
+    """Return numbers as an array of floats; integers and booleans (spikes) become float.
+
+    Raises
+    ------
+    DtypeError
+        If it is complex, or of a floating dtype that JAX promotes with no other (float8).
+    """
+    array = units.floating(x)
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise DtypeError(
+            f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
+            " and imaginary parts, or its magnitude."
+        )
+    if array.dtype not in _REAL:
+        raise DtypeError(_narrow("the input is", array.dtype, "x.astype(jnp.float32)", name))
+    return array
+
+
+def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
+    """Return the dtype of the result: the one asked for, or the promotion of the input and the parameters.
+
+    Raises
+    ------
+    DtypeError
+        If the one asked for is not a real floating dtype, or a parameter is complex.
+    """
+    arrays = [a for a in arrays if a is not None]
+    known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
+    if dtype is None and len(known) == 1 and known <= _REAL:  # nearly every call
+        return known.pop()
+    _check_kinds([getattr(a, "dtype", type(a)) for a in arrays], name)
+    if dtype is None:
+        return jnp.result_type(*arrays) if arrays else None
+    try:
+        if isinstance(dtype, jax.Array | np.ndarray | np.generic):  # has a dtype, but is none
+            raise TypeError("an array")
+        asked = jnp.dtype(dtype)
+    except (TypeError, ValueError):
+        raise DtypeError(f"{name}: dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
+    if not jnp.issubdtype(asked, jnp.floating):
+        raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
+    if asked not in _REAL:
+        raise DtypeError(_narrow("dtype is", asked, f"norm(x).astype(jnp.{asked})", name))
+    return asked
+
+
+def _check_kinds(kinds: Sequence[Any], name: str) -> None:
+    """Raise at scale or bias of a kind of number that has no meaning here."""
+    for kind in kinds:
+        if jnp.issubdtype(kind, jnp.complexfloating):
+            raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make it real.")
+        if jnp.issubdtype(kind, jnp.bool_):
+            raise DtypeError(f"{name}: scale or bias is boolean. A mask is given as mask=mask; else make it a number.")
+        if jnp.issubdtype(kind, jnp.floating) and jnp.dtype(kind) not in _REAL:
+            raise DtypeError(_narrow("scale or bias is", jnp.dtype(kind), "scale.astype(jnp.float32)", name))
+
+
+def _narrow(what: str, dtype: Any, cure: str, name: str) -> str:
+    return f"{name}: {what} {dtype}, which JAX combines with no other dtype. Convert explicitly: {cure}."
+
+
+@functools.lru_cache(maxsize=64)
+def arithmetic_dtype(given: Any, result: Any) -> Any:
+    """Return the dtype of the arithmetic between an input and a result: float32, or what is wider."""
+    return jnp.promote_types(jnp.promote_types(given, result), jnp.float32)

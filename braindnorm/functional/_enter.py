@@ -1,0 +1,117 @@
+"""Into a norm: checks, unit off, dtype, mask aligned. What goes in comes out again in :mod:`._leave`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import units
+from .._numerics.collectives import AxisName
+from ..errors import OptionError, UnitError
+from ..masks._align import align
+from ._dtypes import arithmetic_dtype, real_array, result_dtype
+
+MaskedOutput = Literal["zero", "input", "normalize"]
+
+
+class Affine(Protocol):
+    """What applies scale and bias: a ParamState whose `execute` may be more than arithmetic."""
+
+    value: Any
+
+    def execute(self, x: jax.Array) -> jax.Array:
+        """Apply scale and bias to z."""
+
+
+class NormOptions(TypedDict, total=False):
+    """The options that every norm shares, as :mod:`braindnorm.functional` documents them."""
+
+    epsilon: Any
+    mask: Any
+    masked_output: MaskedOutput
+    unit: Any
+    out_unit: Any
+    axis_name: AxisName | None
+    axis_index_groups: Sequence[Sequence[int]] | None
+    use_fast_variance: bool
+    dtype: Any
+    affine: Affine | None
+    name: str
+
+
+OPTIONS = NormOptions.__annotations__.keys()
+
+
+class Entry(NamedTuple):
+    """An input inside a norm: plain arrays, and what has to be put back on the way out.
+
+    `x` is the mantissa in `unit`, of a floating dtype; `valid` the mask with as many axes, or None; `parameters` are
+    plain arrays, which `affine` applies if there is one. The arithmetic is done in `dtype`; the result is of dtype
+    `result`, in `out_unit`, with `padding` at masked positions (None where these are normalized like the others).
+    """
+
+    x: jax.Array
+    valid: jax.Array | None
+    parameters: dict[str, Any]
+    affine: Affine | None
+    unit: units.Unit
+    out_unit: units.Unit
+    dtype: Any
+    result: Any
+    padding: Any
+
+
+def enter(x: Any, parameters: Mapping[str, Any], options: NormOptions) -> Entry:
+    """Take an input and its parameters into a norm.
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The input.
+    parameters : mapping of str to array_like, Quantity or None
+        What is expressed in the unit of the output: scale and bias.
+    options : NormOptions
+        Those of the call, all but the ones that are left at their default.
+    """
+    name = options["name"]
+    mantissa, unit = units.strip(x, units.check_unit(options.get("unit"), option="unit", name=name), name=name)
+    out_unit = units.check_unit(options.get("out_unit"), option="out_unit", name=name)
+    plain, out_unit = units.strip_parameters(parameters, out_unit, name=name)
+    out_unit = unit if out_unit is None else out_unit
+    array = real_array(mantissa, name=name)
+    # a change of prefix may have widened it
+    arrived = array if options.get("unit") is None else real_array(units.strip(x, None, name=name)[0], name=name)
+    affine = options.get("affine")
+    arrays = [arrived, *plain.values(), *(() if affine is None else jax.tree.leaves(affine.value))]
+    result = result_dtype(arrays, options.get("dtype"), name=name)
+    padding = padding_of(array, options.get("masked_output", "zero"), unit, out_unit, name=name)
+    valid = align(options.get("mask"), array.shape, name=name)
+    return Entry(array, valid, plain, affine, unit, out_unit, arithmetic_dtype(array.dtype, result), result, padding)
+
+
+def padding_of(
+    array: jax.Array, masked_output: MaskedOutput, unit: units.Unit, out_unit: units.Unit, *, name: str
+) -> Any:
+    """Return what comes out at masked positions; None where it is the normalized input."""
+    check_masked_output(masked_output, name=name)
+    if masked_output == "zero":
+        return np.zeros((), array.dtype)
+    if masked_output == "normalize":
+        return None
+    if not unit.has_same_dim(out_unit):
+        output = "a plain output" if out_unit.is_unitless else f"an output in {out_unit}"
+        raise UnitError(
+            f"{name}: masked_output='input' would pass an input in {unit} through to {output}. Use 'zero' or"
+            " 'normalize', or an out_unit of the input's dimension."
+        )
+    if unit != out_unit:  # half precision holds no other prefix
+        array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return jnp.asarray(units.convert(array, unit, out_unit))
+
+
+def check_masked_output(masked_output: Any, *, name: str) -> None:
+    """Raise unless `masked_output` is one of its three modes."""
+    if not isinstance(masked_output, str) or masked_output not in ("zero", "input", "normalize"):
+        raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")

@@ -1,0 +1,59 @@
+"""Layer normalization."""
+
+from typing import Any, Unpack
+
+from .._numerics.axes import Axes
+from ._arguments import says_what_to_write
+from ._enter import OPTIONS, NormOptions, enter
+from ._leave import leave
+from ._reduction import reduction_over
+from ._standardize import standardization, standardize
+
+
+@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+def layer_norm(
+    x: Any, scale: Any = None, bias: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]
+) -> Any:
+    r"""Layer normalization [1]_.
+
+    .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
+
+    with the mean :math:`\mu` and the variance :math:`\sigma^2` of the valid elements along `reduction_axes`.
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The input, of any shape.
+    scale, bias : array_like or Quantity, optional
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+    reduction_axes : int or sequence of int
+        The axes that the statistics run over.
+    **options
+        What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+
+    Returns
+    -------
+    Array or Quantity
+        Of the shape of `x`, in `out_unit`.
+
+    Raises
+    ------
+    NormError
+        See :mod:`braindnorm.functional`.
+
+    References
+    ----------
+    .. [1] Ba, J. L., Kiros, J. R. and Hinton, G. E. (2016). Layer normalization. arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm.functional import layer_norm
+    >>> layer_norm(jnp.array([-65., -64., -63.]) * u.mV, out_unit=u.UNITLESS).round(3)
+    Array([-1.225,  0.   ,  1.225], dtype=float32)
+    """
+    options.setdefault("name", "layer_norm")
+    entry = enter(x, {"scale": scale, "bias": bias}, options)
+    reduction = reduction_over(entry.x.shape, reduction_axes, options)
+    return leave(standardize(entry, standardization(entry, reduction, options)), entry)

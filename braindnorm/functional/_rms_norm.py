@@ -1,0 +1,55 @@
+"""Root mean square normalization."""
+
+from typing import Any, Unpack
+
+from .._numerics.axes import Axes
+from ._arguments import says_what_to_write
+from ._enter import OPTIONS, NormOptions, enter
+from ._leave import leave
+from ._reduction import reduction_over
+from ._standardize import standardization, standardize
+
+
+@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]) -> Any:
+    r"""Root mean square normalization [1]_: no centring, no bias.
+
+    .. math:: y = \gamma \, \frac{x}{\sqrt{\tfrac1n \sum x^2 + \varepsilon}}
+
+    Parameters
+    ----------
+    x : array_like or Quantity
+        The input, of any shape.
+    scale : array_like or Quantity, optional
+        :math:`\gamma`, broadcast to `x` from the right. It counts in the output's unit.
+    reduction_axes : int or sequence of int
+        The axes that the mean square runs over.
+    **options
+        What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
+        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+
+    Returns
+    -------
+    Array or Quantity
+        Of the shape of `x`, in `out_unit`.
+
+    Raises
+    ------
+    NormError
+        See :mod:`braindnorm.functional`.
+
+    References
+    ----------
+    .. [1] Zhang, B. and Sennrich, R. (2019). Root mean square layer normalization. NeurIPS 32. arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import brainunit as u, jax.numpy as jnp
+    >>> from braindnorm.functional import rms_norm
+    >>> rms_norm(jnp.array([2., -2.]) * u.nA, out_unit=u.UNITLESS).round(3)
+    Array([ 1., -1.], dtype=float32)
+    """
+    options.setdefault("name", "rms_norm")
+    entry = enter(x, {"scale": scale, "bias": None}, options)
+    reduction = reduction_over(entry.x.shape, reduction_axes, options)
+    return leave(standardize(entry, standardization(entry, reduction, options, centred=False)), entry)
