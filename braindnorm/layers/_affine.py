@@ -11,7 +11,7 @@ import numpy as np
 from .. import units
 from .._numerics.axes import feature_shape
 from ..errors import AxisError, DtypeError, OptionError
-from ..functional._normalize import result_dtype
+from ..functional._dtypes import result_dtype
 from ._per_step import at_step
 from ._wiring import label
 

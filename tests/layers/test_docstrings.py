@@ -9,7 +9,7 @@ import pytest
 
 import braindnorm
 from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, functional, interop, masks, monitor
-from braindnorm.functional._normalize import NormOptions
+from braindnorm.functional._enter import NormOptions
 from tests.support.docstrings import OWN, entries_of, parameters_of, shared
 
 LAYERS = [LayerNorm, RMSNorm, GroupNorm, DivisiveNorm, OverTime]
