@@ -44,7 +44,7 @@ def watched(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         watchers = _WATCHERS.get(_NOBODY)
-        if id(self) not in watchers:
+        if not watchers or id(self) not in watchers:
             return method(self, *args, **kwargs)
         # what the layer calls of itself (super().update) is part of this call, not another one
         token = _WATCHERS.set({key: value for key, value in watchers.items() if key != id(self)})

@@ -42,12 +42,13 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     Raises
     ------
     OptionError
-        If there is no norm in the model; in a norm's call, if it is in a function that JAX itself compiles.
+        If there is no norm in the model.
 
     Notes
     -----
-    Compile inside the block: a function that was compiled before does not record. One that was compiled inside may be
-    used after it, at the cost of recording, and changes nothing of what was recorded.
+    Compile inside the block, with ``brainstate.transform``: ``jax.jit`` and ``jax.lax.scan`` carry no states, so a
+    recorded norm cannot be called in them. A function that was compiled before does not record. One that was compiled
+    inside may be used after it, at the cost of recording, and changes nothing of what was recorded.
 
     Examples
     --------

@@ -72,7 +72,7 @@ class Recorded(brainstate.nn.Module):
         self.log: Any = brainstate.ShortTermState(self._empty())
 
     def init_state(self, *args: Any, **kwargs: Any) -> None:
-        """Begin a new record, and initialize the norm's own states."""
+        """Begin a new record. The norm's own states are its own to initialize."""
         self.log.value = self._empty()
 
     def update(self, x: Any, **options: Any) -> Any:
