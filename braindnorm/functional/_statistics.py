@@ -73,11 +73,12 @@ def moments(
     check_axis_name(axis_name, axis_index_groups, name=name)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
     array = real_array(mantissa, name=name)
-    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
     axes = canonical_axes(reduction_axes, array.ndim, option="reduction_axes", name=name)
     over = Reduction(axes, axis_name=axis_name, axis_index_groups=axis_index_groups, name=name)
     valid = align(mask, array.shape, name=name)
-    found, _ = deviations(zero_masked(array, valid), over, valid)
+    array = zero_masked(array, valid)
+    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    found, _ = deviations(array, over, valid)
     kept = found.mean.shape
     count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
     if not keepdims:
