@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from braindnorm import GroupNorm, LayerNorm, RMSNorm, functional
-from braindnorm.errors import AxisNameError, OptionError
+from braindnorm.errors import AxisError, AxisNameError, OptionError
 from tests.laws.devices import TRANSFORMS, mesh_of
 
 transform = brainstate.transform
@@ -114,3 +114,16 @@ def test_what_the_message_says_to_write_works() -> None:
     reduced = LayerNorm(6, reduction_axes=(-2, -1), axis_name="device")
     checked = transform.shard_map(reduced, mesh_of(8), P("device"), P("device"))(x)
     assert jnp.abs(unchecked - checked).max() < 1e-5
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(("layer", "write"), [
+    (LayerNorm(6, axis_name="devices"), "norm.weight: PartitionSpec('devices')"),
+    (RMSNorm((3, 6), axis_name="devices"), "norm.scale: PartitionSpec(None, 'devices')"),
+])  # fmt: skip
+def test_sharded_features_but_whole_parameters(layer: Any, write: str, check_vma: bool) -> None:
+    columns = P(None, None, "devices")
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    with pytest.raises(AxisError) as raised:
+        transform.shard_map(layer, mesh, columns, columns, check_vma=check_vma)(X)
+    assert "state_in_specs={" + write + "}" in str(raised.value)

@@ -340,5 +340,6 @@ def test_nothing_is_computed_from_the_padding(kind: str, output: str) -> None:
         assert np.all(np.isfinite(norm(x)))
         assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(norm(x) ** 2))(x)))
         assert np.all(np.isfinite(functional.moments(x, mask=mask).var))
+        assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(functional.moments(x, mask=mask).var))(x)))
         with jax.disable_jit():
             assert np.all(np.isfinite(norm(x)))
