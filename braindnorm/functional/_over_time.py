@@ -78,6 +78,7 @@ class OverTimeStandardize:
         """Return the memory after each step, and keep the last one."""
         before = past.widened(found.m2.dtype)
         touched = found.count > 0
+        now: Memory
         if not self.sequence:
             now = _advance(before, found, self.rate)
             self.last = settle(past, now, touched)
