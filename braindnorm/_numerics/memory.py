@@ -95,7 +95,7 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
 def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
     z = (deviation + minus(found.mean, memory.mean)) * rstd(memory.var, epsilon)
-    return jnp.where(memory.count.value > 0, z, 0)
+    return jnp.where(memory.count.value == 0, 0, z)
 
 
 def _span(found: Steps, rate: Any, reset: jax.Array | None) -> _Span:
@@ -111,7 +111,7 @@ def _then(a: _Span, b: _Span) -> _Span:
     weight = jnp.exp(-b.rate)
     left = a.count * weight
     mean, between = _between(left, a.mean, b)
-    faded = jnp.where(left > 0, a.m2 * weight, 0)
+    faded = jnp.where(left == 0, 0, a.m2 * weight)
     return _Span(a.rate + b.rate, left + b.count, mean, faded + b.m2 + between)
 
 
@@ -127,7 +127,7 @@ def _after(memory: Memory, span: _Span) -> Memory:
     mean, between = _between(left, memory.mean, span)
 
     def fade(past: TwoTerm, added: jax.Array) -> TwoTerm:
-        past = TwoTerm(jnp.where(left > 0, past.value, 0), jnp.where(left > 0, past.rest, 0))
+        past = TwoTerm(jnp.where(left == 0, 0, past.value), jnp.where(left == 0, 0, past.rest))
         now = TwoTerm(product(lower, past.value) + added, product(lower, past.rest))
         return plus(TwoTerm(upper * past.value, upper * past.rest), now)
 
@@ -141,7 +141,7 @@ def _between(left: jax.Array, past: TwoTerm, span: _Span) -> tuple[TwoTerm, jax.
     share: so it is off by no more than a rounding of the standard deviation of both. What is forgotten is left out, not
     multiplied: it may be NaN.
     """
-    past = choose(left > 0, past, span.mean)
+    past = choose(left == 0, span.mean, past)
     both = left + span.count
     share = jnp.minimum(left, span.count) / jnp.where(both > 0, both, 1)
     step = minus(span.mean, past)

@@ -58,6 +58,7 @@ class Clock:
         """Return the memory after each step, and after the last one as it is kept."""
         before = past.widened(found.m2.dtype)
         touched = found.count > 0
+        now: Memory
         if not self.sequence:
             now = _advance(before, found, self.rate)
             return now, settle(past, now, touched)

@@ -150,12 +150,8 @@ def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
     if valid is not None:
         # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
         x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
-<<<<<<< HEAD
-    found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
-=======
     x = x.astype(dtype)
-    found, deviation = deviations(x, how.over, valid, centred=how.centred)
->>>>>>> h-core
+    found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
     r = rstd(found.var, how.epsilon)
     z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
     z = z if scale is None else z * scale

@@ -70,24 +70,12 @@ def moments(
     >>> print(count, mean, var)
     2.0 -64. mV 1. mV^2
     """
-<<<<<<< HEAD
     options: NormOptions = {
         "name": name, "mask": mask, "unit": unit, "axis_name": axis_name, "axis_index_groups": axis_index_groups
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    found, _ = deviations(zero_masked(entry.x.astype(entry.dtype), entry.valid), reduction, entry.valid)
-=======
-    check_axis_name(axis_name, axis_index_groups, name=name)
-    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
-    array = real_array(mantissa, name=name)
-    axes = canonical_axes(reduction_axes, array.ndim, option="reduction_axes", name=name)
-    over = Reduction(axes, axis_name=axis_name, axis_index_groups=axis_index_groups, name=name)
-    valid = align(mask, array.shape, name=name)
-    array = zero_masked(array, valid)
-    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-    found, _ = deviations(array, over, valid)
->>>>>>> h-core
+    found, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
     kept = found.mean.shape
     count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
     if not keepdims:

@@ -57,8 +57,8 @@ def rate_of(decay: Any, tau: Any, *, name: str) -> Any:
         rate = _step_over_constant(dt, tau, name)
         return jnp.where(rate > 0, rate, jnp.nan)  # known only when the program runs: NaN, not a factor above 1
     with jax.ensure_compile_time_eval():  # what is known stays known while a program is traced
-        rate = _step_over_constant(dt, tau, name)
-    if jnp.ndim(rate) or not rate > 0:
+        rate = np.asarray(_step_over_constant(dt, tau, name))
+    if rate.ndim or not rate > 0:
         raise OptionError(f"{name}: the environment's time step dt must be one time, longer than 0; got {dt!r}.")
     return float(rate)
 
