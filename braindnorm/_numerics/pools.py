@@ -46,9 +46,9 @@ def respond(
     drive = jnp.where(x <= 0, 0, x) if how.rectify else x  # not maximum, whose slope at 0 is a half
     pool = _pooled(zero_masked(jnp.abs(drive), valid), valid, over, how, weights)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
-    # A product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
     limit = 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
-    unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, pool.scale, limit))
+    # XLA makes a / (b c) of a / b / c and a^2 / b^2 of (a / b)^2, which may be out of range: the barrier hides the 1 / b
+    unit = jax.lax.optimization_barrier(1 / jax.lax.stop_gradient(jnp.clip(sigma, pool.scale, limit)))
     divisor = _scaled_power(sigma, unit, n) + _scaled_power(pool.scale, unit, n) * pool.share
     responds = ~(divisor <= 0)  # what is NaN is to be seen
     numerator = _signed_power(jnp.where(responds, drive, 0), unit, n)

@@ -65,6 +65,15 @@ def test_any_magnitude(n, pool):
             assert (got[expected >= 1e37] > 9e36).all()
 
 
+@pytest.mark.parametrize("sigma", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_sigma_that_the_compiler_knows(n, sigma):
+    """A constant of the program meets other rewritings than an argument of it."""
+    drive = np.array([0.5, 1, 2, 4], np.float32) * np.float32(1e15)
+    got = jax.jit(lambda d: divisive_norm(d, sigma, exponent=n, pool="sum"))(drive)
+    np.testing.assert_allclose(got, exact(drive, sigma, n, "sum").astype(float), rtol=3e-6, atol=1e-34)
+
+
 @pytest.mark.parametrize("prefix", [1e-30, 1e-12, 1e9, 1e30])
 @pytest.mark.parametrize("n", [1, 2, 2.5])
 def test_any_prefix_gives_the_same_gradients(prefix, n):
