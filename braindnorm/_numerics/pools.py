@@ -47,7 +47,7 @@ def respond(
     pool = _pooled(zero_masked(jnp.abs(drive), valid), valid, over, how, weights)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     limit = 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
-    # XLA makes a / (b c) of a / b / c and a^2 / b^2 of (a / b)^2, which may be out of range: the barrier hides the 1 / b
+    # XLA makes a / (b c) of a / b / c and a^2 / b^2 of (a / b)^2, which may be out of range: the barrier hides 1 / b
     unit = jax.lax.optimization_barrier(1 / jax.lax.stop_gradient(jnp.clip(sigma, pool.scale, limit)))
     divisor = _scaled_power(sigma, unit, n) + _scaled_power(pool.scale, unit, n) * pool.share
     responds = ~(divisor <= 0)  # what is NaN is to be seen
@@ -124,7 +124,7 @@ def _weighted(stacked: jax.Array, weights: jax.Array, over: Reduction, exponent:
     if local == rows:
         totals = _across(_product(moved, weights), over)
     else:
-        place, size = place_among_devices(over.axis_name, over.axis_index_groups, name=over.name)
+        place, size = place_among_devices(over.axis_name, over.axis_index_groups)
         if size is None:  # brainstate looks for new states, with an input of the shape of all devices
             return stacked, jnp.zeros((), stacked.dtype)
         _check_rows(over, local, size, rows)
@@ -144,7 +144,7 @@ def _product(moved: jax.Array, weights: jax.Array) -> jax.Array:
 def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
     if local * size != rows:
         raise AxisError(
-            f"{over.name}: a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
+            f"a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
             f" Give a matrix of {(local, local)}, by which the elements of every device are weighted alike, or of"
             f" {(local * size, local * size)}, with a row and a column for each element of all devices."
         )
@@ -153,7 +153,7 @@ def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
 def _across(totals: jax.Array, over: Reduction) -> jax.Array:
     if over.axis_name is None:
         return totals
-    return sum_devices(totals, over.axis_name, over.axis_index_groups, name=over.name)
+    return sum_devices(totals, over.axis_name, over.axis_index_groups)
 
 
 def _two_to(power: jax.Array, exponent: float = 1.0) -> jax.Array:

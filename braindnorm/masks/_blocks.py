@@ -115,8 +115,8 @@ def innermost() -> Block | None:
     block = _drop_closed()
     if _KEY.value is not (None if block is None else block.key):
         raise MaskError(
-            "step_mask: this runs while a block is open that another task or thread has opened. A block is for the code"
-            " that runs inside it: do not await inside it, and open it in the thread that runs the layers."
+            "this runs while a block of step_mask is open that another task or thread has opened. A block is for the"
+            " code that runs inside it: do not await inside it, and open it in the thread that runs the layers."
         )
     return block
 
