@@ -47,8 +47,8 @@ def respond(
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     x, sigma = jax.lax.optimization_barrier((x, sigma))
     drive = jnp.where(x <= 0, 0, x) if how.rectify else x  # not maximum, whose slope at 0 is a half
-    pool = _local_pool(zero_masked(jnp.abs(drive), valid), valid, over, how, weights)
-    pool = pool if over.axis_name is None else _device_pool(pool, drive.shape, over, n)
+    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, over, how, weights)
+    pool = pool if over.axis_name is None else _device_pool(pool, drive.shape, sigma, over, how)
     # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
     pooled = (pool.share / at_least_one(pool.count) if how.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
@@ -62,20 +62,28 @@ def respond(
 
 
 def _local_pool(
-    size: jax.Array, valid: jax.Array | None, over: Reduction, how: Response, weights: jax.Array | None
+    size: jax.Array,
+    sigma: jax.Array,
+    valid: jax.Array | None,
+    over: Reduction,
+    how: Response,
+    weights: jax.Array | None,
 ) -> Pool:
     """Add up the powers of this device, relative to the largest of the pool."""
     fixed = jax.lax.stop_gradient(size)
     largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), over.axes, keepdims=True, initial=0)
-    top = _in_range(jnp.log2(largest))
-    ratio = size * _two_to(-top)
+    top = jnp.round(jnp.clip(jnp.log2(largest), _range(size.dtype)[0], None))
+    half = jnp.floor(top / 2)  # the reciprocal of the whole may be out of range
+    ratio = size * _two_to(-half) * _two_to(half - top)
     count = local_count(size.shape, valid, over, size.dtype)
-    if weights is not None:
-        exponents, sums, broken = _weighted(ratio, weights, over, how.exponent)
-        exponent, share = _joined(top + exponents, sums, how.exponent)
-        return Pool(exponent, share, count, broken)
-    share = jnp.sum(_power(ratio, how.exponent), over.axes, keepdims=True)
-    return Pool(top, share, count, jnp.where(jnp.isfinite(share), 0, 1).astype(size.dtype))
+    if weights is None:
+        sums, exponents = jnp.sum(_power(ratio, how.exponent), over.axes, keepdims=True)[None], top[None]
+        broken = jnp.where(jnp.isfinite(sums[0]), 0, 1).astype(size.dtype)
+    else:
+        middle, sums, broken = _weighted(ratio, weights, over, how.exponent)
+        exponents = top + middle
+    empty = top if weights is None or over.axis_name is not None else _exponent_of(sigma)
+    return Pool(*_joined(exponents, sums, _in_range(empty), how.exponent), count, broken)
 
 
 def _weighted(
@@ -123,8 +131,9 @@ def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
         )
 
 
-def _device_pool(pool: Pool, shape: tuple[int, ...], over: Reduction, exponent: float) -> Pool:
+def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Reduction, how: Response) -> Pool:
     """Add the devices' pools, in bands of magnitude that are the same everywhere: one sum, and no maximum."""
+    exponent = how.exponent
     middle, low, high = (v.reshape(-1, *[1] * len(shape)) for v in _bands(exponent, pool.share.dtype))
     inside = (pool.exponent >= low) & (pool.exponent < high) & jnp.isfinite(pool.share)
     moved = _two_to(jnp.where(inside, pool.exponent - middle, 0), exponent)
@@ -136,13 +145,19 @@ def _device_pool(pool: Pool, shape: tuple[int, ...], over: Reduction, exponent: 
         if totals.shape[axis + 1] not in (1, shape[axis]):  # rows for the elements of all devices
             place, _ = place_among_devices(over.axis_name, over.axis_index_groups, name=over.name)
             totals = jax.lax.dynamic_slice_in_dim(totals, place * shape[axis], shape[axis], axis + 1)
-    return Pool(*_joined(middle, totals[:-2], exponent), totals[-2], jax.lax.stop_gradient(totals[-1]))
+    empty = _exponent_of(sigma if how.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
+    joined = _joined(middle, totals[:-2], empty, exponent)
+    return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
 
 
-def _joined(exponents: Any, sums: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
-    """Add sums of different binary exponents, along the first axis."""
-    sizes = exponents + jnp.log2(jax.lax.stop_gradient(sums)) / exponent
-    largest = _in_range(sizes.max(0))
+def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
+    """Add sums of different binary exponents, along the first axis.
+
+    `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.
+    """
+    fixed = jax.lax.stop_gradient(sums)
+    largest = _in_range((exponents + jnp.log2(fixed) / exponent).max(0))
+    largest = jnp.where((fixed == 0).all(0), empty, largest)
     # a term without any sum may lie so far above the largest that its power would overflow
     steps = jnp.clip(exponents - largest, None, (_range(sums.dtype)[1] - 3) / exponent)
     return largest, (_two_to(steps, exponent) * sums).sum(0)
@@ -161,6 +176,10 @@ def _range(dtype: Any) -> tuple[int, int]:
     """Return the binary exponents between which numbers are normal."""
     limits = np.finfo(dtype)
     return int(limits.minexp), int(limits.maxexp)
+
+
+def _exponent_of(size: jax.Array) -> jax.Array:
+    return _in_range(jnp.log2(jax.lax.stop_gradient(size)))
 
 
 def _in_range(exponent: jax.Array) -> jax.Array:

@@ -79,6 +79,14 @@ def test_a_sigma_that_the_compiler_knows(n, sigma):
     np.testing.assert_allclose(got, exact(drive, sigma, n, "sum").astype(float), rtol=3e-6, atol=1e-34)
 
 
+@pytest.mark.parametrize("prefix", [1e-12, 1.0, 1e12])
+def test_a_weight_of_zero_in_an_empty_pool_has_its_derivative(prefix):
+    """With w = 0, R = D^2 / (sigma^2 + w D_j^2) falls with the slope D^2 D_j^2 / sigma^4."""
+    drive = np.array([3.0, 5.0], np.float32) * np.float32(prefix)
+    slope = jax.grad(lambda w: divisive_norm(drive, 2 * prefix, pool=w)[0])(jnp.zeros((2, 2)))
+    np.testing.assert_allclose(slope, [[-81 / 16, -225 / 16], [0, 0]], rtol=2e-6)
+
+
 @pytest.mark.parametrize("prefix", [1e-30, 1e-12, 1e9, 1e30])
 @pytest.mark.parametrize("n", [1, 2, 2.5])
 def test_any_prefix_gives_the_same_gradients(prefix, n):
