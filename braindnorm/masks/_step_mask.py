@@ -1,64 +1,17 @@
-"""The step mask: which trials are alive in this time step, for every norm layer inside a ``with`` block.
+"""The step mask: which trials are alive in this time step, for every norm layer inside a ``with`` block."""
 
-Compiled functions are why this is more than a variable. What is read while a function is traced becomes a constant of
-it, but brainstate makes the States that a function reads its arguments. So a mask from outside of any trace is lent to
-a State, and a function compiled under one mask follows the next; a mask made within a trace is that trace's own value.
-"""
-
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import brainstate
 import jax
-import numpy as np
 
 from ..errors import MaskError
 from ..units import shape_of
 from ._align import align, as_booleans, broadcasts
+from ._blocks import MASK, OPEN_INSIDE, Block, innermost, staged
 
 __all__ = ["fit_leading", "step_mask", "with_step_mask"]
-
-KEY = "braindnorm_step_mask"
-OPEN_INSIDE = "Open the context inside the function: def f(x, alive): with step_mask(alive): return net(x)."
-
-
-class _Opened:
-    """One open context: its own mask (None where the State holds it), and whether anyone has read it."""
-
-    def __init__(self, valid: jax.Array | None) -> None:
-        self.valid = valid
-        self.read = False
-
-
-class _Lent(brainstate.ShortTermState):
-    """The mask of the contexts that were opened outside of any trace. Compiled functions take it as an argument."""
-
-    @property
-    def value(self) -> Any:
-        """The mask; while no such context is open, everything is valid."""
-        opened = brainstate.environ.get(KEY, None)
-        if opened is not None:
-            if opened.valid is not None:
-                raise MaskError(
-                    "step_mask: a function that was compiled under another step mask is called under a mask that was"
-                    f" opened within a trace, and cannot see it. {OPEN_INSIDE}"
-                )
-            opened.read = True
-        return brainstate.ShortTermState.value.fget(self)  # type: ignore[attr-defined]
-
-    @value.setter
-    def value(self, mask: Any) -> None:
-        brainstate.ShortTermState.value.fset(self, mask)  # type: ignore[attr-defined]
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.lent = _Lent(np.ones((), bool))
-
-
-_THREAD = _Thread()
 
 
 @contextmanager
@@ -107,16 +60,21 @@ def step_mask(mask: Any) -> Iterator[None]:
         return
     valid = as_booleans(mask, "step_mask")
     outer = _current("step_mask")
-    if outer is not None:
-        valid = _meet(outer, valid)
-    traced = isinstance(valid, jax.core.Tracer)
-    opened = _Opened(valid if traced else None)
-    with _lending(None if traced else valid), brainstate.environ.context(braindnorm_step_mask=opened):
+    block = Block(valid if outer is None else _meet(outer, valid))
+    block.enter()
+    try:
         yield
-    if not opened.read:
+    finally:
+        in_order = block.leave()
+    if not in_order:
         raise MaskError(
-            f"step_mask: no norm layer has read this mask of shape {valid.shape}. Either there is none inside (then"
-            " write step_mask(None)), or it is in a function that was compiled before without a mask. " + OPEN_INSIDE
+            "step_mask: this block was left while another one, opened later or in another thread, was open. Leave the"
+            " innermost block first: generators that hold one must not be mixed."
+        )
+    if not block.read:
+        raise MaskError(
+            f"step_mask: no norm layer has read this mask of shape {block.valid.shape}. Either there is none inside"
+            " (then write step_mask(None)), or it is in a program that was compiled ahead of time. " + OPEN_INSIDE
         )
 
 
@@ -162,37 +120,23 @@ def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: s
 
 
 def _current(name: str) -> jax.Array | None:
-    """Return the mask of the innermost open context, None outside of any."""
-    opened = brainstate.environ.get(KEY, None)
-    if opened is None:
+    """Return the mask of the innermost open block, None outside of any."""
+    held = MASK.value
+    block = innermost() if held else None
+    if block is None:
         return None
-    opened.read = True
-    if opened.valid is not None:
-        traced: jax.Array = opened.valid
-        return traced
-    valid: jax.Array = _THREAD.lent.value
-    if isinstance(valid != 0, jax.core.Tracer) and not isinstance(valid, jax.core.Tracer):
+    valid: jax.Array = held[0]
+    if valid is block.valid and not block.in_trace and staged():
         raise MaskError(
-            f"{name}: step_mask was opened outside of a function that jax compiles (jax.jit, jax.lax.scan), which would"
-            f" keep this mask for good. {OPEN_INSIDE} Or compile with brainstate.transform, which follows the mask."
+            f"{name}: step_mask was opened outside of a function that jax compiles (jax.jit, jax.lax.scan, pmap), which"
+            f" would keep this mask for good. {OPEN_INSIDE} Or compile with brainstate.transform.jit, which follows it."
+        )
+    if valid.shape != block.valid.shape:
+        raise MaskError(
+            f"{name}: the step mask of shape {block.valid.shape} arrives in shape {valid.shape}: a filter of states,"
+            f" such as state_in_axes, takes it for a State of the model. Name the model's states there. {OPEN_INSIDE}"
         )
     return valid
-
-
-@contextmanager
-def _lending(valid: jax.Array | None) -> Iterator[None]:
-    """Put a mask into the State, and take it out again."""
-    if valid is None:
-        yield
-        return
-    lent = _THREAD.lent
-    before = lent.value
-    lent.value = valid
-    try:
-        yield
-    finally:
-        # what was compiled keeps its shape, and without a context everything is valid
-        lent.value = before if brainstate.environ.get(KEY, None) is not None else np.ones(valid.shape, bool)
 
 
 def _meet(outer: jax.Array, inner: jax.Array) -> jax.Array:

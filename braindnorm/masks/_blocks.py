@@ -1,0 +1,129 @@
+"""The open blocks of the step mask, and the one State that every norm layer reads it from.
+
+What is read while a function is traced becomes a constant of it. Two kinds of caches keep such functions, and each has
+to tell a masked call from an unmasked one:
+
+- those of brainstate make every State that a function reads an argument of it, and trace again when its structure
+  changes. So the mask is a State, and layers read it also where there is no block. It then holds ``()``, which adds
+  nothing to the compiled program.
+- those of jax have a context of ours in their keys. So what ``jax.jit`` compiled outside of a block is traced again
+  inside, where the layer refuses a mask that would become a constant. A block within a trace has a key of its own: two
+  of them share nothing.
+"""
+
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+
+from ..errors import MaskError
+
+__all__ = ["MASK", "OPEN_INSIDE", "Block", "innermost"]
+
+OPEN_INSIDE = "Open the block inside the function: def f(x, alive): with step_mask(alive): return net(x)."
+
+_KEY = jax.make_user_context(None)
+_OUTSIDE_OF_TRACES = "a block outside of any trace"
+_BLOCK: ContextVar["Block | None"] = ContextVar("braindnorm_step_mask_block", default=None)
+_HELD: ContextVar[tuple[jax.Array, ...]] = ContextVar("braindnorm_step_mask", default=())
+
+
+class Block:
+    """One ``with`` block: its mask, what it covers up, and whether anyone has read it."""
+
+    def __init__(self, valid: jax.Array) -> None:
+        self.valid = valid
+        self.in_trace = isinstance(valid, jax.core.Tracer) and staged()
+        self.key: object = object() if self.in_trace else _OUTSIDE_OF_TRACES
+        self.read = False
+        self._open = True
+        self._thread = threading.get_ident()
+        self._context: Any = _KEY(self.key)
+
+    def enter(self) -> None:
+        """Make this the innermost block of the running thread and task."""
+        self._outer, self._covered = _BLOCK.get(), _HELD.get()
+        self._context.__enter__()
+        _BLOCK.set(self)
+        _HELD.set((self.valid,))
+
+    def leave(self) -> bool:
+        """Close the block, and tell whether it was the innermost one here, as it should be."""
+        was_innermost = _BLOCK.get() is self
+        self._open = False
+        _drop_closed()
+        return was_innermost
+
+    def drop(self) -> "Block | None":
+        """Uncover what this block covers, and return the block around it."""
+        if self._context is not None and self._thread == threading.get_ident():
+            self._context.__exit__(None, None, None)
+            self._context = None
+        _HELD.set(self._covered)
+        _BLOCK.set(self._outer)
+        return self._outer
+
+    @property
+    def open(self) -> bool:
+        """Whether the block has not been left yet, here or elsewhere."""
+        return self._open
+
+
+class _Mask(brainstate.State):
+    """The mask of the innermost block: ``(mask,)``, or ``()`` where there is none.
+
+    The object is one for all threads, since compiled functions keep it. What it holds is each thread's and task's own,
+    while a function is traced as well.
+    """
+
+    @property
+    def value(self) -> Any:
+        """The mask; whoever asks has read it."""
+        block = innermost()
+        if block is not None:
+            block.read = True
+        return brainstate.State.value.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def _value(self) -> tuple[jax.Array, ...]:
+        return _HELD.get()
+
+    @_value.setter
+    def _value(self, held: tuple[jax.Array, ...]) -> None:
+        _HELD.set(held)
+
+
+MASK = _Mask(())
+MASK.stack_level = 0  # also if this module is first imported within a trace
+
+
+def innermost() -> Block | None:
+    """Return the innermost open block of the running thread and task.
+
+    Raises
+    ------
+    MaskError
+        If another thread or task has opened it.
+    """
+    block = _drop_closed()
+    if _KEY.value is not (None if block is None else block.key):
+        raise MaskError(
+            "step_mask: this runs while a block is open that another task or thread has opened. A block is for the code"
+            " that runs inside it: do not await inside it, and open it in the thread that runs the layers."
+        )
+    return block
+
+
+def staged() -> bool:
+    """Tell whether operations go into a program that is being traced, not only through vmap or grad."""
+    return isinstance(jnp.logical_not(False), jax.core.Tracer)
+
+
+def _drop_closed() -> Block | None:
+    block = _BLOCK.get()
+    while block is not None and not block.open:
+        block = block.drop()
+    return block
