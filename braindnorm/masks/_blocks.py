@@ -72,7 +72,7 @@ class Block:
         return self._open
 
 
-class _Mask(brainstate.State):
+class _Mask(brainstate.State[Any]):
     """The mask of the innermost block: ``(mask,)``, or ``()`` where there is none.
 
     The object is one for all threads, since compiled functions keep it. What it holds is each thread's and task's own,
@@ -86,6 +86,10 @@ class _Mask(brainstate.State):
         if block is not None:
             block.read = True
         return brainstate.State.value.fget(self)  # type: ignore[attr-defined]
+
+    @value.setter
+    def value(self, held: Any) -> None:
+        brainstate.State.value.fset(self, held)  # type: ignore[attr-defined]
 
     @property
     def _value(self) -> tuple[jax.Array, ...]:

@@ -29,8 +29,8 @@ def step_mask(mask: Any) -> Iterator[None]:
     ------
     MaskError
         In a layer, with its name, if the mask has more axes than the input has batch axes or does not fit them. On
-        leaving the block, if no norm layer has read the mask: there is none, or it was compiled before without one.
-        In a function compiled by ``jax.jit`` that the block is outside of.
+        leaving the block, if no norm layer has read the mask. In a function compiled by ``jax.jit`` that the block is
+        outside of. In a task or thread that runs while another's block is open.
 
     Notes
     -----
@@ -38,8 +38,9 @@ def step_mask(mask: Any) -> Iterator[None]:
     number they too are aligned from the left. Masked outputs are the layer's ``masked_output``, and statistics that run
     over the batch leave the masked trials out. The functions of :mod:`braindnorm.functional` are pure and do not look.
 
-    A block around ``for_loop``, ``vmap``, ``grad`` or ``jit`` of ``brainstate.transform`` is followed also by what they
-    have compiled. Where a mask depends on the step, open the block in the loop's body.
+    Open the block inside the function that you compile, and pass it the mask; where a mask depends on the step, in the
+    loop's body. A block around functions of ``brainstate.transform`` works as well: each call uses the mask that is
+    active at that call. What ``jax`` compiles would keep it, and is refused.
 
     Examples
     --------
