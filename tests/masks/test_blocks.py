@@ -131,10 +131,9 @@ class Fixed:
 def test_what_jax_compiled_without_a_mask_is_refused_under_one(transform: Any) -> None:
     f, decoder = transform(Fixed()), norm()
     assert holds(f(X), ALL)
-    for mask in (A, B):
-        with pytest.raises(MaskError, match=KEEP), step_mask(mask):
-            decoder(X)
-            f(X)
+    with pytest.raises(MaskError, match=KEEP), step_mask(A):
+        decoder(X)
+        f(X)
     assert holds(f(X), ALL)
 
 
@@ -258,7 +257,7 @@ def test_threads_at_once_with_masks_of_their_own() -> None:
 
     def work(mask: Any) -> bool:
         start.wait(60)
-        got = [y for _ in range(25) for y in (three() if mask is None else inside(three, mask))]
+        got = [y for _ in range(8) for y in (three() if mask is None else inside(three, mask))]
         return all(holds(y, ALL if mask is None else mask) for y in got)
 
     with ThreadPoolExecutor(4) as pool:
