@@ -12,10 +12,7 @@ to tell a masked call from an unmasked one:
 """
 
 import threading
-<<<<<<< HEAD
-=======
 import warnings
->>>>>>> h-step
 from contextvars import ContextVar
 from typing import Any
 
@@ -76,11 +73,7 @@ class Block:
         return self._open
 
 
-<<<<<<< HEAD
-class _Mask(brainstate.State[Any]):
-=======
 class StepMaskState(brainstate.State[Any]):
->>>>>>> h-step
     """The mask of the innermost block: ``(mask,)``, or ``()`` where there is none.
 
     The object is one for all threads, since compiled functions keep it. What it holds is each thread's and task's own,
@@ -108,15 +101,10 @@ class StepMaskState(brainstate.State[Any]):
         _HELD.set(held)
 
 
-<<<<<<< HEAD
-MASK = _Mask(())
-MASK.stack_level = 0  # also if this module is first imported within a trace
-=======
 MASK = StepMaskState(())
 MASK.stack_level = 0  # also if this module is first imported within a trace
 # braintrace warns of each State that a program reads and the model does not hold, and then takes it as it is
 warnings.filterwarnings("ignore", message="The state StepMaskState", category=UserWarning)
->>>>>>> h-step
 
 
 def innermost() -> Block | None:
