@@ -68,7 +68,9 @@ def test_where_brainstate_looks_for_states_nothing_is_summed() -> None:
 
 
 def test_elsewhere_an_unbound_name_is_an_error() -> None:
-    with pytest.raises(AxisNameError, match=r"^the statistics are summed over axis_name='device', but no such axis is bound here\."):
+    with pytest.raises(
+        AxisNameError, match=r"^the statistics are summed over axis_name='device', but no such axis is bound here\."
+    ):
         summed(None)(jnp.ones(3))
 
 
