@@ -77,10 +77,7 @@ def standardize(entry: Entry, how: Standardization) -> jax.Array:
     In a group with nothing valid z is 0.
     """
     way = _fused if _local(entry.x, how) else _plain
-    if entry.affine is not None:
-        z = way(entry.x, entry.valid, how, entry.dtype, None, None)
-        return entry.affine.execute(z).reshape(z.shape)
-    return way(entry.x, entry.valid, how, entry.dtype, *fitted_parameters(entry, how))
+    return _with_affine(way(entry.x, entry.valid, how, entry.dtype, *_fused_parameters(entry, how)), entry)
 
 
 class Observed(NamedTuple):
@@ -93,7 +90,7 @@ class Observed(NamedTuple):
 
 def standardize_and_keep(entry: Entry, how: Standardization) -> tuple[jax.Array, Observed]:
     """Return z * scale + bias as :func:`standardize` does, and the moments."""
-    fitted = [None, None] if entry.affine is not None else fitted_parameters(entry, how)
+    fitted = _fused_parameters(entry, how)
     if _local(entry.x, how):
         arguments = _arguments(entry.x, entry.valid, how, entry.dtype, *fitted)
         y, mean, var = _compiled(normalized_with_moments, *arguments)
@@ -103,15 +100,20 @@ def standardize_and_keep(entry: Entry, how: Standardization) -> tuple[jax.Array,
         count, mean, var = found.count, found.mean, found.var
     count = jnp.broadcast_to(count, mean.shape)
     observed = Observed(*(jax.lax.stop_gradient(v) for v in (count, mean, var)))
-    return (y if entry.affine is None else entry.affine.execute(y).reshape(y.shape)), observed
+    return _with_affine(y, entry), observed
 
 
 def standardize_by(entry: Entry, how: Standardization, mean: jax.Array, var: jax.Array) -> jax.Array:
     """Return z * scale + bias by moments that are known, each element by itself."""
-    fitted = [None, None] if entry.affine is not None else fitted_parameters(entry, how)
+    fitted = _fused_parameters(entry, how)
     x = without_padding(entry.x, entry.valid, how.keep_padding)
-    y: jax.Array = _elementwise(entry.dtype, x, mean, var, how.epsilon, *fitted)
-    return y if entry.affine is None else entry.affine.execute(y).reshape(y.shape)
+    y = _elementwise(entry.dtype, x, mean, var, how.epsilon, *fitted)
+    return _with_affine(y, entry)
+
+
+def _with_affine(y: jax.Array, entry: Entry) -> jax.Array:
+    """Return what the affine makes of z, if there is one; else scale and bias are in y already."""
+    return y if entry.affine is None else jnp.reshape(entry.affine.execute(y), y.shape)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
@@ -135,6 +137,11 @@ def apply_affine(z: jax.Array, entry: Entry, how: Standardization) -> jax.Array:
     scale, bias = fitted_parameters(entry, how)
     z = z if scale is None else z * scale
     return z if bias is None else z + bias
+
+
+def _fused_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
+    """Return scale and bias to be computed with z, None where an affine applies them."""
+    return [None, None] if entry.affine is not None else fitted_parameters(entry, how)
 
 
 def fitted_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
