@@ -88,8 +88,9 @@ def divisive_norm(
     Notes
     -----
     Each element has a scale of its own, by which drive, sigma and pool are divided before the power: so no :math:`D^n`
-    overflows, and none is lost beside a much stronger one that is not in its pool. With :math:`n = 2` and the mean, R
-    is the square of :func:`~braindnorm.functional.rms_norm` with epsilon = sigma.
+    overflows, and none is lost beside a much stronger one that is not in its pool (with a matrix: down to 1e-24 of the
+    strongest in float32, and weights up to 1e10). With :math:`n = 2` and the mean, R is the square of
+    :func:`~braindnorm.functional.rms_norm` with epsilon = sigma.
 
     References
     ----------
