@@ -102,7 +102,7 @@ def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tu
     columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
     parts = plan.centred * (1 + (plan.compensated or columns or _may_be_few(plan.over, x.shape, valid)))
     centre: Centre = ()
-    if parts > 1 and not plan.compensated and valid is None:
+    if parts > 1 and not plan.compensated and valid is None and plan.over.axes:
         centre, parts = (_pilot(plan, x),), 1
     elif valid is not None and whole_groups(plan.over, valid):
         # a group that is masked as a whole is all 0 now, and so are its deviations

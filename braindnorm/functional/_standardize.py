@@ -107,19 +107,18 @@ def standardize_by(entry: Entry, how: Standardization, mean: jax.Array, var: jax
     """Return z * scale + bias by moments that are known, each element by itself."""
     fitted = _fused_parameters(entry, how)
     x = without_padding(entry.x, entry.valid, how.keep_padding)
-    y = _elementwise(entry.dtype, x, mean, var, how.epsilon, *fitted)
-    return _with_affine(y, entry)
+    return _with_affine(_elementwise(entry.dtype, x, mean, var, how.epsilon, *fitted), entry)
 
 
 def _with_affine(y: jax.Array, entry: Entry) -> jax.Array:
     """Return what the affine makes of z, if there is one; else scale and bias are in y already."""
-    return y if entry.affine is None else jnp.reshape(entry.affine.execute(y), y.shape)
+    return y if entry.affine is None else entry.affine.execute(y).reshape(y.shape)
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _elementwise(dtype: Any, x: Any, mean: Any, var: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
     r = rstd(var, epsilon)
-    y = (x.astype(dtype) - mean) * (r if scale is None else r * scale)
+    y: jax.Array = (x.astype(dtype) - mean) * (r if scale is None else r * scale)
     return y if bias is None else y + bias
 
 

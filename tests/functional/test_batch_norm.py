@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from braindnorm import errors
-from braindnorm.functional import Statistics, batch_norm, moments, update_running
+from braindnorm.functional import Statistics, batch_norm, layer_norm, moments, update_running
 from tests.support import reference
 from tests.support.norms import draw, float64
 
@@ -79,8 +79,6 @@ def test_what_is_kept_does_not_change_the_value(masked: bool) -> None:
     """The rule that hands out the moments and the one that does not give the same."""
     x = draw(40, 6, loc=-65, scale=0.01)
     mask = np.arange(40)[:, None] < 25 if masked else None
-    from braindnorm.functional import layer_norm
-
     np.testing.assert_array_equal(batch_norm(x, mask=mask)[0], layer_norm(x, reduction_axes=0, mask=mask))
     want = moments(x, 0, mask=mask)
     for got, expected in zip(batch_norm(x, mask=mask)[1], want, strict=True):
@@ -89,10 +87,10 @@ def test_what_is_kept_does_not_change_the_value(masked: bool) -> None:
 
 def test_units() -> None:
     x = draw(5, 3, loc=-65.0, scale=3.0)
-    y, found = batch_norm(x * u.mV, out_unit=u.UNITLESS)
+    y, found = batch_norm(x * u.mV, out_unit=u.UNITLESS, epsilon=1e-6 * u.mV**2)
     assert (u.get_unit(found.mean), u.get_unit(found.var)) == (u.mV, u.mV**2)
     closed(found.mean / u.mV, x.astype(float).mean(0))
-    again, _ = batch_norm(x * 1e-3 * u.volt, running=found, out_unit=u.UNITLESS)
+    again, _ = batch_norm(x * 1e-3 * u.volt, running=found, out_unit=u.UNITLESS, epsilon=1e-6 * u.mV**2)
     closed(again, y, 1e-4)
     kept = update_running(Statistics(0, jnp.zeros(3) * u.volt, jnp.ones(3) * u.volt**2), found, 0.5)
     assert (u.get_unit(kept.mean), u.get_unit(kept.var)) == (u.volt, u.volt**2)
