@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import units
-from ..errors import AxisNameError, OptionError, UnitError
+from ..errors import AxisError, AxisNameError, OptionError, UnitError
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
 from ._wiring import label
@@ -43,6 +43,21 @@ def remember(layer: Any, found: Statistics) -> None:
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
         state.value = check(units.strip(value, None, name=label(layer))[0])
+
+
+def check_rank(layer: Any, spatial: int | None) -> None:
+    """Raise unless the size of a layer has so many axes of space, where its name tells how many.
+
+    Raises
+    ------
+    AxisError
+        With a name that fits any number.
+    """
+    if spatial is not None and len(layer.in_size) != spatial + 1:
+        raise AxisError(
+            f"{label(layer)}: in_size must have {spatial + 1} axes, {spatial} of space and the channels; got"
+            f" {layer.in_size}. Write BatchNorm(in_size) for any number of them."
+        )
 
 
 def check_one_unit(layer: Any, x: Any) -> None:

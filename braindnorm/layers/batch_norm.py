@@ -4,13 +4,11 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import brainstate
-import numpy as np
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_size, canonical_axes, feature_shape
 from .._numerics.moments import Reduction
-from ..errors import AxisError, OptionError
 from ..functional._arguments import says_what_to_write
 from ..functional._batch_norm import check_momentum
 from ..functional._enter import MaskedOutput
@@ -20,8 +18,8 @@ from ._module import NormModule
 from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._phase import Frozen, trains
-from ._running import RunningReadOut, check_one_unit, make_running, remember, running_of
-from ._wiring import call_options, check_name, keep_options, label
+from ._running import RunningReadOut, check_one_unit, check_rank, make_running, remember, running_of
+from ._wiring import call_options, check_name, keep_flags, keep_options, label
 
 
 class BatchNorm(NormModule):
@@ -119,7 +117,6 @@ class BatchNorm(NormModule):
     --------
     braindnorm.functional.batch_norm, braindnorm.functional.update_running : the same as pure functions.
     braindnorm.phase : the phase, for what jax compiles.
-    LayerNorm : statistics that need no batch and no phase.
 
     References
     ----------
@@ -184,10 +181,10 @@ class BatchNorm(NormModule):
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         size = as_size(in_size, name=label(self))
         self.in_size = self.out_size = size
-        self._check_rank(size)
+        check_rank(self, self.num_spatial_dims)
         self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis", name=label(self))
         self.reduction_axes = tuple(a - len(size) for a in range(len(size)) if a not in self.feature_axes)
-        self._keep_flags(track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
+        keep_flags(self, track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
         self.scale_initializer, self.bias_initializer = scale_initializer, bias_initializer
         self.momentum = check_momentum(momentum, name=label(self))
         self.num_steps = check_num_steps(num_steps, name=label(self))
@@ -249,17 +246,3 @@ class BatchNorm(NormModule):
         """The feature axes, counted from the right, as they stand in an input."""
         size: Any = self.in_size
         return tuple(axis - len(size) for axis in self.feature_axes)
-
-    def _check_rank(self, size: tuple[int, ...]) -> None:
-        spatial = self.num_spatial_dims
-        if spatial is not None and len(size) != spatial + 1:
-            raise AxisError(
-                f"{label(self)}: in_size must have {spatial + 1} axes, {spatial} of space and the channels; got"
-                f" {size}. Write BatchNorm(in_size) for any number of them."
-            )
-
-    def _keep_flags(self, **flags: Any) -> None:
-        for key, flag in flags.items():
-            if not isinstance(flag, bool | np.bool_):
-                raise OptionError(f"{label(self)}: {key} must be True or False; got {flag!r}.")
-            setattr(self, key, bool(flag))
