@@ -95,7 +95,7 @@ def trains(layer: Any) -> bool:
     """
     _state_of(layer).value  # noqa: B018  (whoever reads it is traced again in another phase)
     now = _current(layer)
-    if not brainstate.State(()).stack_level:
+    if not _TEMPLATE.copy().stack_level:  # as it is in no trace of brainstate
         _check_kept(layer)
     if now is None:
         raise PhaseError(
@@ -166,7 +166,7 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
         layer = this()
         if layer is None:
             return None
-        if check and not brainstate.State(()).stack_level:
+        if check and not _TEMPLATE.copy().stack_level:
             _check_kept(layer)
         return _current(layer)
 

@@ -130,6 +130,22 @@ def test_a_mean_arrives_however_small_the_step(momentum: float) -> None:
     assert (held.mean, held.var) == (-65.0, 1.0)
 
 
+@pytest.mark.parametrize("start", [1.0, 1e8, -3.0, 0.0, np.inf])
+def test_nothing_is_left_of_what_has_no_weight(start: float) -> None:
+    """With a momentum of 0 what is kept is what was found, however far from it the start was."""
+    found = Statistics(8, jnp.float32(0.123), jnp.float32(1e-4))
+    after = update_running(Statistics(0, jnp.float32(start), jnp.float32(start)), found, 0.0)
+    np.testing.assert_allclose([after.mean, after.var], [0.123, 1e-4], rtol=2e-7)
+
+
+@pytest.mark.parametrize("start", [1.0, 1e8, -3.0, -65.0, -65.01])
+def test_an_update_keeps_its_digits(start: float) -> None:
+    found = Statistics(8, jnp.float32(-65.003), jnp.float32(1.0))
+    after = update_running(Statistics(0, jnp.float32(start), jnp.float32(1.0)), found, 0.75)
+    want = 0.75 * float(jnp.float32(start)) + 0.25 * float(jnp.float32(-65.003))
+    np.testing.assert_allclose(after.mean, want, rtol=1.2e-7)
+
+
 @pytest.mark.parametrize("momentum", [-0.1, 1.5, "0.9", None, True, np.nan, [0.9, 0.9]], ids=str)
 def test_a_momentum_that_is_none(momentum: Any) -> None:
     with pytest.raises(errors.OptionError, match=r"momentum must be a number from 0 to 1.*torch is 1 minus this one"):
