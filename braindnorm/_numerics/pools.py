@@ -91,14 +91,16 @@ def _weighted(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return weighted sums in bands of magnitude, as a row may leave out what is far above the rest.
 
-    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent.
+    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent;
+    one that reached further would have derivatives that leave the range on their way.
     """
     axis, highest = over.axes[0], _range(ratio.dtype)[1]
-    width = 1.4 * highest / exponent
-    bands = np.arange(math.ceil(0.625 * highest / width)).reshape(-1, *[1] * ratio.ndim)
+    reach = 0.625 * highest
+    width = min(1.4 * highest / exponent, reach)
+    bands = np.arange(math.ceil(reach / width)).reshape(-1, *[1] * ratio.ndim)
     high = np.where(bands > 0, 2.0 ** (-width * bands), np.inf).astype(ratio.dtype)
     low = np.where(bands < bands.max(), 2.0 ** (-width * (bands + 1)), 0).astype(ratio.dtype)
-    middle = np.round(-width * (bands + 0.5)).clip(2 - highest)
+    middle = np.round(-width * (bands + 0.5))
     finite = jnp.isfinite(ratio)
     inside = (ratio < high) & (ratio >= low) & finite
     powers = _power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)
@@ -113,7 +115,7 @@ def _product(moved: jax.Array, weights: jax.Array, over: Reduction) -> jax.Array
     """Weight the elements of this device; with a matrix for those of all, return what each of them receives."""
     local, rows = moved.shape[-1], len(weights)
     if local != rows:
-        place, size = place_among_devices(over.axis_name, over.axis_index_groups, name=over.name)
+        place, size = place_among_devices(over.axis_name, over.axis_index_groups)
         if size is None:  # brainstate looks for new states, with an input of the shape of all devices
             return moved
         _check_rows(over, local, size, rows)
@@ -125,7 +127,7 @@ def _product(moved: jax.Array, weights: jax.Array, over: Reduction) -> jax.Array
 def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
     if local * size != rows:
         raise AxisError(
-            f"{over.name}: a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
+            f"a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
             f" Give a matrix of {(local, local)}, by which the elements of every device are weighted alike, or of"
             f" {(local * size, local * size)}, with a row and a column for each element of all devices."
         )
@@ -140,10 +142,10 @@ def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Red
     banded = moved * jnp.where(inside, pool.share, 0)
     besides = [jnp.broadcast_to(v, pool.share.shape)[None] for v in (pool.count, pool.broken)]
     stacked = jnp.concatenate([banded, *besides])
-    totals = sum_devices(stacked, over.axis_name, over.axis_index_groups, name=over.name)
+    totals = sum_devices(stacked, over.axis_name, over.axis_index_groups)
     for axis in over.axes:
         if totals.shape[axis + 1] not in (1, shape[axis]):  # rows for the elements of all devices
-            place, _ = place_among_devices(over.axis_name, over.axis_index_groups, name=over.name)
+            place, _ = place_among_devices(over.axis_name, over.axis_index_groups)
             totals = jax.lax.dynamic_slice_in_dim(totals, place * shape[axis], shape[axis], axis + 1)
     empty = _exponent_of(sigma if how.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
     joined = _joined(middle, totals[:-2], empty, exponent)

@@ -33,9 +33,9 @@ def whole_axis(
     if over.axis_index_groups is None or over.axis_name is None:
         return count, mean, var
     # each member of a group holds the moments of the whole group
-    members = sum_devices(jnp.ones_like(count), over.axis_name, over.axis_index_groups, name=over.name)
+    members = sum_devices(jnp.ones_like(count), over.axis_name, over.axis_index_groups)
     share = count / members
-    total, weighted = sum_devices(jnp.stack([share, share * mean]), over.axis_name, None, name=over.name)
+    total, weighted = sum_devices(jnp.stack([share, share * mean]), over.axis_name, None)
     centre = weighted / at_least_one(total)
-    m2 = sum_devices(share * (var + jnp.square(mean - centre)), over.axis_name, None, name=over.name)
+    m2 = sum_devices(share * (var + jnp.square(mean - centre)), over.axis_name, None)
     return total, centre, m2 / at_least_one(total)

@@ -9,8 +9,8 @@ import numpy as np
 from .. import units
 from .._numerics.axes import Axes, canonical_axes, fit_parameter
 from .._numerics.running import moved, whole_axis
-from ..errors import OptionError, UnitError
-from ._arguments import says_what_to_write
+from ..errors import OptionError, UnitError, named
+from ._arguments import norm_function
 from ._enter import OPTIONS, Entry, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
@@ -18,7 +18,7 @@ from ._standardize import Observed, standardization, standardize_and_keep, stand
 from ._statistics import Statistics
 
 
-@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+@norm_function(OPTIONS)
 def batch_norm(
     x: Any,
     scale: Any = None,
@@ -85,14 +85,13 @@ def batch_norm(
     >>> batch_norm(v[0], running=statistics, out_unit=u.UNITLESS)[0].round(3)
     Array([-1., -1.], dtype=float32)
     """
-    options.setdefault("name", "batch_norm")
     entry = enter(x, {"scale": scale, "bias": bias}, options)
     ndim = entry.x.ndim
-    kept = canonical_axes(feature_axis, ndim, option="feature_axis", name=options["name"])
+    kept = canonical_axes(feature_axis, ndim, option="feature_axis")
     reduction = reduction_over(entry.x.shape, [axis for axis in range(ndim) if axis not in kept], options)
     how = standardization(entry, reduction, options)
     if running is not None:
-        return leave(standardize_by(entry, how, *_known(running, entry, options["name"])), entry), running
+        return leave(standardize_by(entry, how, *_known(running, entry)), entry), running
     y, observed = standardize_and_keep(entry, how)
     observed = Observed(*whole_axis(*observed, reduction))
     count, mean, var = (v.reshape(v.shape[min(kept, default=ndim) :]) for v in observed)
@@ -100,6 +99,7 @@ def batch_norm(
     return leave(y, entry), found
 
 
+@named("update_running")
 def update_running(running: Any, statistics: Any, momentum: Any = 0.99, unbiased: bool = False) -> Statistics:
     r"""Return running statistics after one update by the statistics of a call.
 
@@ -138,12 +138,11 @@ def update_running(running: Any, statistics: Any, momentum: Any = 0.99, unbiased
     >>> update_running(Statistics(0., jnp.zeros(1), jnp.ones(1)), Statistics(4., jnp.ones(1), jnp.ones(1)), 0.75).mean
     Array([0.25], dtype=float32)
     """
-    name = "update_running"
-    momentum = check_momentum(momentum, name=name)
-    kept_mean, unit = units.strip(running.mean, None, name=name)
-    kept_var = in_unit(running.var, unit**2, "the running variance", name)
-    mean = in_unit(statistics.mean, unit, "the mean", name)
-    var = in_unit(statistics.var, unit**2, "the variance", name)
+    momentum = check_momentum(momentum)
+    kept_mean, unit = units.strip(running.mean, None)
+    kept_var = in_unit(running.var, unit**2, "the running variance")
+    mean = in_unit(statistics.mean, unit, "the mean")
+    var = in_unit(statistics.var, unit**2, "the variance")
     kept_mean, kept_var = jnp.asarray(kept_mean), jnp.asarray(kept_var)
     count, mean, var = (jnp.asarray(v).reshape(kept_mean.shape) for v in (statistics.count, mean, var))
     if unbiased:
@@ -153,7 +152,7 @@ def update_running(running: Any, statistics: Any, momentum: Any = 0.99, unbiased
     return Statistics(running.count + count, units.restore(mean, unit), units.restore(var, unit**2))
 
 
-def check_momentum(momentum: Any, *, name: str) -> Any:
+def check_momentum(momentum: Any) -> Any:
     """Return a momentum that is a number from 0 to 1, or traced.
 
     Raises
@@ -170,13 +169,13 @@ def check_momentum(momentum: Any, *, name: str) -> Any:
         value = -1.0
     if not 0 <= value <= 1:
         raise OptionError(
-            f"{name}: momentum must be a number from 0 to 1, the weight of what was kept; got {momentum!r}. That of"
+            f"momentum must be a number from 0 to 1, the weight of what was kept; got {momentum!r}. That of"
             " torch is 1 minus this one."
         )
     return value
 
 
-def in_unit(value: Any, unit: units.Unit, what: str, name: str) -> Any:
+def in_unit(value: Any, unit: units.Unit, what: str) -> Any:
     """Return the mantissa of a statistic in a unit.
 
     Raises
@@ -184,21 +183,21 @@ def in_unit(value: Any, unit: units.Unit, what: str, name: str) -> Any:
     UnitError
         If its own does not convert.
     """
-    mantissa, given = units.strip(value, None, name=name)
+    mantissa, given = units.strip(value, None, what=what)
     if not given.has_same_dim(unit):
         raise UnitError(
-            f"{name}: {what} is in {given}, where {unit} is expected. Statistics go with data of the same dimension:"
+            f"{what} is in {given}, where {unit} is expected. Statistics go with data of the same dimension:"
             " the mean in the data's unit, the variance in its square."
         )
     return units.convert(mantissa, given, unit)
 
 
-def _known(running: Any, entry: Entry, name: str) -> tuple[jax.Array, jax.Array]:
+def _known(running: Any, entry: Entry) -> tuple[jax.Array, jax.Array]:
     """Return a given mean and variance, as they broadcast to the input."""
-    mean = in_unit(running.mean, entry.unit, "the running mean", name)
-    var = in_unit(running.var, entry.unit**2, "the running variance", name)
+    mean = in_unit(running.mean, entry.unit, "the running mean")
+    var = in_unit(running.var, entry.unit**2, "the running variance")
     shape = entry.x.shape
     return (
-        fit_parameter(mean, shape, option="the running mean", name=name),
-        fit_parameter(var, shape, option="the running variance", name=name),
+        fit_parameter(mean, shape, option="the running mean"),
+        fit_parameter(var, shape, option="the running variance"),
     )

@@ -19,7 +19,7 @@ import brainstate
 import jax
 import numpy as np
 
-from ..errors import OptionError, PhaseError
+from ..errors import OptionError, PhaseError, named
 from ..masks._blocks import staged
 from ._wiring import label
 
@@ -55,7 +55,8 @@ def phase(fit: bool) -> Iterator[None]:
     ...     print(call(jnp.ones((1, 2))).round(3))
     [[1. 1.]]
     """
-    now = _as_phase(fit, "phase")
+    with named("phase"):
+        now = _as_phase(fit)
     with brainstate.environ.context(fit=now), _KEY((now, _CHANGES[0])):
         yield
 
@@ -67,22 +68,23 @@ class Frozen:
         return self if layer is None else layer._frozen
 
     def __set__(self, layer: Any, frozen: Any) -> None:
-        name = label(layer)
+        with named(label(layer)):
+            self._check(layer, frozen)
+        layer._frozen = bool(frozen)
+
+    def _check(self, layer: Any, frozen: Any) -> None:
         if not isinstance(frozen, bool | np.bool_):
-            raise OptionError(f"{name}: frozen must be True or False; got {frozen!r}.")
+            raise OptionError(f"frozen must be True or False; got {frozen!r}.")
         if frozen and not layer.track_running_stats:
-            raise OptionError(
-                f"{name}: frozen=True holds the running statistics, but track_running_stats=False keeps none."
-            )
+            raise OptionError("frozen=True holds the running statistics, but track_running_stats=False keeps none.")
         before = vars(layer).get("_frozen")
         if before is not None and before != frozen:
             if _KEY.value is not None:
                 raise PhaseError(
-                    f"{name}: frozen is changed inside a block of braindnorm.phase, for which jax may have compiled"
+                    "frozen is changed inside a block of braindnorm.phase, for which jax may have compiled"
                     " functions already. Change it before the block."
                 )
             _CHANGES[0] += 1
-        layer._frozen = bool(frozen)
 
 
 def trains(layer: Any) -> bool:
@@ -99,7 +101,7 @@ def trains(layer: Any) -> bool:
         _check_kept(layer)
     if now is None:
         raise PhaseError(
-            f"{label(layer)} does not know whether to train or to evaluate: the environment has no fit. Write {SET}; or"
+            f"it is not known whether to train or to evaluate: the environment has no fit. Write {SET}; or"
             " brainstate.environ.set(fit=...) for the whole program."
         )
     return now
@@ -110,13 +112,13 @@ def _current(layer: Any) -> bool | None:
     if layer.frozen:
         return False
     fit = brainstate.environ.get("fit", None)
-    return None if fit is None else _as_phase(fit, label(layer))
+    return None if fit is None else _as_phase(fit)
 
 
-def _as_phase(fit: Any, name: str) -> bool:
+def _as_phase(fit: Any) -> bool:
     known = not isinstance(fit, jax.core.Tracer) and np.ndim(fit) == 0
     if not known or np.asarray(fit).dtype.kind not in "bi" or fit not in (0, 1):
-        raise PhaseError(f"{name}: fit must be True or False, and known while a function is traced; got {fit!r}.")
+        raise PhaseError(f"fit must be True or False, and known while a function is traced; got {fit!r}.")
     return bool(fit)
 
 
@@ -126,7 +128,7 @@ def _check_kept(layer: Any) -> None:
     if now is None or not staged() or (_KEY.value is not None and (layer.frozen or _KEY.value[0] == now)):
         return
     raise PhaseError(
-        f"{label(layer)}: jax compiles this function (jax.jit, jax.lax.scan, jax.checkpoint), and would keep the phase"
+        "jax compiles this function (jax.jit, jax.lax.scan, jax.checkpoint), and would keep the phase"
         f" fit={now} for good. Compile it with brainstate.transform, which follows the environment; or set the phase"
         f" with braindnorm.phase(fit={now}), around the call or inside the function."
     )
@@ -166,9 +168,10 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
         layer = this()
         if layer is None:
             return None
-        if check and not _TEMPLATE.copy().stack_level:
-            _check_kept(layer)
-        return _current(layer)
+        with named(label(layer)):
+            if check and not _TEMPLATE.copy().stack_level:
+                _check_kept(layer)
+            return _current(layer)
 
     return _Asked(ask)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import units
-from ..errors import AxisError, AxisNameError, OptionError, UnitError
+from ..errors import AxisError, AxisNameError, OptionError, UnitError, named
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
 from ._wiring import label
@@ -24,8 +24,8 @@ def make_running(layer: Any, shape: Sequence[int], dtype: Any, mean_type: Any) -
         If `mean_type` is no State.
     """
     if not (isinstance(mean_type, type) and issubclass(mean_type, brainstate.State)):
-        raise OptionError(f"{label(layer)}: mean_type must be a class of brainstate.State; got {mean_type!r}.")
-    asked = result_dtype([], dtype, name=label(layer))
+        raise OptionError(f"mean_type must be a class of brainstate.State; got {mean_type!r}.")
+    asked = result_dtype([], dtype)
     kept = jnp.promote_types(brainstate.environ.dftype() if asked is None else asked, jnp.float32)
     return mean_type(jnp.zeros(shape, kept)), mean_type(jnp.ones(shape, kept))
 
@@ -42,7 +42,7 @@ def remember(layer: Any, found: Statistics) -> None:
     kept = update_running(running_of(layer), found, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
-        state.value = check(units.strip(value, None, name=label(layer))[0])
+        state.value = check(units.strip(value, None)[0])
 
 
 def check_rank(layer: Any, spatial: int | None) -> None:
@@ -55,7 +55,7 @@ def check_rank(layer: Any, spatial: int | None) -> None:
     """
     if spatial is not None and len(layer.in_size) != spatial + 1:
         raise AxisError(
-            f"{label(layer)}: in_size must have {spatial + 1} axes, {spatial} of space and the channels; got"
+            f"in_size must have {spatial + 1} axes, {spatial} of space and the channels; got"
             f" {layer.in_size}. Write BatchNorm(in_size) for any number of them."
         )
 
@@ -70,10 +70,10 @@ def check_one_unit(layer: Any, x: Any) -> None:
     """
     if layer.unit is not None or not layer.track_running_stats:
         return
-    unit = units.strip(x, None, name=label(layer))[1]
+    unit = units.strip(x, None)[1]
     if not unit.is_unitless:
         raise UnitError(
-            f"{label(layer)} keeps running statistics, which have one unit: got an input in {unit}, but the norm has"
+            f"the running statistics have one unit: got an input in {unit}, but the norm has"
             f" unit=None. Build it with {type(layer).__name__}(..., unit=...)."
         )
 
@@ -102,11 +102,12 @@ def _one_for_all(name: str) -> Callable[[jax.Array], jax.Array]:
     @one.def_vmap
     def refuse(axis_size: int, in_batched: list[bool], kept: jax.Array) -> tuple[jax.Array, bool]:
         if in_batched[0]:
-            raise AxisNameError(
-                f"{name}: training under vmap would give each of the {axis_size} lanes running statistics of its own,"
-                " and there is one set of them. Name the mapped axis: build the norm with axis_name='batch' and write"
-                " brainstate.transform.vmap(f, axis_name='batch'); or call the norm on the whole batch."
-            )
+            with named(name):
+                raise AxisNameError(
+                    f"training under vmap would give each of the {axis_size} lanes running statistics of its own, and"
+                    " there is one set of them. Name the mapped axis: build the norm with axis_name='batch' and write"
+                    " brainstate.transform.vmap(f, axis_name='batch'); or call the norm on the whole batch."
+                )
         return one(kept), False
 
     return one

@@ -19,7 +19,7 @@ from ._norm import norm_options
 from ._per_step import check_num_steps
 from ._phase import Frozen, trains
 from ._running import RunningReadOut, check_one_unit, check_rank, make_running, remember, running_of
-from ._wiring import call_options, check_name, keep_flags, keep_options, label
+from ._wiring import call_options, check_name, keep_flags, keep_options
 
 
 class BatchNorm(NormModule):
@@ -179,15 +179,15 @@ class BatchNorm(NormModule):
         frozen: bool = False,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size, name=label(self))
+        size = as_size(in_size)
         self.in_size = self.out_size = size
         check_rank(self, self.num_spatial_dims)
-        self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis", name=label(self))
+        self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis")
         self.reduction_axes = tuple(a - len(size) for a in range(len(size)) if a not in self.feature_axes)
         keep_flags(self, track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
         self.scale_initializer, self.bias_initializer = scale_initializer, bias_initializer
-        self.momentum = check_momentum(momentum, name=label(self))
-        self.num_steps = check_num_steps(num_steps, name=label(self))
+        self.momentum = check_momentum(momentum)
+        self.num_steps = check_num_steps(num_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": affine, "bias": affine}, out_unit)
         keep_options(
             self,

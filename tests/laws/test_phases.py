@@ -175,7 +175,7 @@ def test_two_threads() -> None:
             found["y"] = np.array(f(X))
 
     def unset() -> None:
-        with pytest.raises(errors.PhaseError, match="does not know whether to train or to evaluate"):
+        with pytest.raises(errors.PhaseError, match="not known whether to train or to evaluate"):
             f(X)
         found["unset"] = True
 
@@ -194,7 +194,7 @@ def test_two_threads() -> None:
 
 def test_without_a_phase() -> None:
     for f in (fresh(), transform.jit(fresh()), fresh(name="soma")):
-        message = r"does not know whether to train or to evaluate.*environ.context\(fit=True\) to train, fit=False"
+        message = r"not known whether to train or to evaluate.*environ.context\(fit=True\) to train, fit=False"
         with pytest.raises(errors.PhaseError, match=message):
             f(X)
 

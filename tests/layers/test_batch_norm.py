@@ -251,7 +251,7 @@ def test_units() -> None:
     plain = BatchNorm(3)
     for run in (train, evaluate):
         with pytest.raises(
-            errors.UnitError, match=r"keeps running statistics.*got an input in mV.*BatchNorm\(..., unit"
+            errors.UnitError, match=r"the running statistics have one unit.*got an input in mV.*BatchNorm\(..., unit"
         ):
             run(plain, x * u.mV)
     assert plain.running_mean_quantity is plain.running_mean.value
