@@ -16,6 +16,7 @@ __all__ = [
     "NormError",
     "OptionError",
     "PackageError",
+    "PhaseError",
     "UnitError",
 ]
 
@@ -80,6 +81,10 @@ class DtypeError(NormError, TypeError):
 
 class AxisNameError(NormError, NameError):
     """A named (mapped) axis is not bound, or cannot be reduced here."""
+
+
+class PhaseError(NormError, RuntimeError):
+    """Nobody has said whether to train or to evaluate, or a compiled function would keep it for good."""
 
 
 class ConversionError(NormError, ValueError):

@@ -61,6 +61,26 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
     return y, tangent(plan, (x, valid, centre, r, scale), (dx, *others))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def normalized_with_moments(
+    plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return y as :func:`normalized` does, and the mean and the variance that it was made with, without a gradient."""
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]), var
+
+
+@normalized_with_moments.defjvp
+def _with_moments_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    x, valid, epsilon, scale, bias = primals
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    mean = sum(centre[1:], centre[0])
+    y = value(plan, x, valid, scale, bias, centre, r)
+    dx, _, *others = tangents
+    dy = tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
+
+
 def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
@@ -70,14 +90,19 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
 
 
 def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
-    """Return the parts of the mean, and r, in passes that each read x alone."""
+    """Return the parts of the mean, and r."""
+    return statistics_with_variance(plan, x, valid, epsilon)[:2]
+
+
+def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
+    """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     n = _count(plan, x, valid)
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
     columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
     parts = plan.centred * (1 + (plan.compensated or columns or _may_be_few(plan.over, x.shape, valid)))
     centre: Centre = ()
-    if parts > 1 and not plan.compensated and valid is None:
+    if parts > 1 and not plan.compensated and valid is None and plan.over.axes:
         centre, parts = (_pilot(plan, x),), 1
     elif valid is not None and whole_groups(plan.over, valid):
         # a group that is masked as a whole is all 0 now, and so are its deviations
@@ -90,9 +115,9 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     var = _mean(plan, d * d, n)
     if plan.tiled and not plan.fenced:
         # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
-        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny))
+        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny)), var
     centre, r = _fence(plan, (centre, rstd(var, epsilon)))
-    return centre, r
+    return centre, r, var
 
 
 def _may_be_few(over: Reduction, shape: tuple[int, ...], valid: Any) -> bool:

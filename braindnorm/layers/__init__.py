@@ -38,10 +38,26 @@ References
 """
 
 from ._affine import NormParam
+from ._phase import phase
+from .batch_norm import BatchNorm
+from .batch_norms import BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .over_time import OverTime
 from .rms_norm import RMSNorm
 
-__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "OverTime", "RMSNorm"]
+__all__ = [
+    "BatchNorm",
+    "BatchNorm0d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "DivisiveNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "NormParam",
+    "OverTime",
+    "RMSNorm",
+    "phase",
+]

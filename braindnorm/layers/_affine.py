@@ -131,7 +131,7 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
         Showing both lengths.
     """
     shape = units.shape_of(x)
-    parameter = None if weight is None else next(iter(weight.value.values())).shape
+    parameter = None if weight is None else jax.tree.leaves(weight.value)[0].shape
     for axis in layer.feature_axes:
         right, whole = axis - len(layer.in_size), layer.in_size[axis]
         there = shape[right] if -right <= len(shape) else None
@@ -182,7 +182,7 @@ def _real(value: Any, key: str) -> jax.Array:
 
 
 def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
-    option = f"{key}_init"
+    option = f"{key}_init" if hasattr(layer, f"{key}_init") else f"{key}_initializer"  # as a batch norm calls it
     init = getattr(layer, option)
     try:
         value = brainstate.nn.init.param(init, shape, allow_none=False)
