@@ -82,6 +82,6 @@ def rule_for(plan: Plan, x: Any, epsilon: Any, *parameters: Any) -> Callable[...
     """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None."""
     if not _enabled or not _choice.fits(plan, x, epsilon, *parameters):
         return None
-    from ._rule import normalized
+    from ._rule import kernel_norm
 
-    return normalized
+    return kernel_norm

@@ -15,7 +15,7 @@ from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statisti
 from ._with_kernel import WithKernel
 
 
-def normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+def kernel_norm(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
     view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
@@ -46,7 +46,7 @@ def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
 
 def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     (x, valid), (epsilon, scale, bias) = rows, shared
-    plan = plan._replace(tiled=False)
+    plan = plan.with_derivatives()
     centre, r = fused.statistics(plan, x, valid, epsilon)
     y = fused.value(plan, x, valid, scale, bias, centre, r)
     return y, r, *centre, *[jnp.zeros_like(r)] * (2 * plan.centred - len(centre))

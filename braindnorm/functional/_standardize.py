@@ -1,7 +1,6 @@
 """Standardize, scale and shift: which way the arithmetic goes is decided here, and nowhere else."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,20 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import cpu_kernels, units
-from .._numerics.axes import fit_parameter, is_trailing, split_channels
-from .._numerics.fused import Plan, normalized, normalized_with_moments
+from .._numerics.axes import fit_parameter, split_channels
+from .._numerics.fused import fused_norm, fused_norm_with_moments
 from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
+from .._numerics.plan import Plan, plan_for
 from ..errors import OptionError
 from ._enter import Entry, NormOptions
 
 EPSILON = 1e-6
-
-# XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
-SMALL = 65536
-# of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
-PRODUCTS = frozenset([*range(33), *range(100, 513)])
-# above this many elements it computes a norm tile by tile, if nothing stands in the way
-LARGE = 2**21
 
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
@@ -93,7 +86,7 @@ def standardize_and_keep(entry: Entry, how: Standardization) -> tuple[jax.Array,
     fitted = _fused_parameters(entry, how)
     if _local(entry.x, how):
         arguments = _arguments(entry.x, entry.valid, how, entry.dtype, *fitted)
-        y, mean, var = _compiled(normalized_with_moments, *arguments)
+        y, mean, var = _compiled(fused_norm_with_moments, *arguments)
         count = local_count(entry.x.shape, entry.valid, how.reduction, entry.dtype)
     else:
         y, found = _plain_form(entry.x, entry.valid, how, entry.dtype, *fitted)
@@ -171,35 +164,26 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
     plan, *arguments = _arguments(x, valid, how._replace(reduction=over), dtype, scale, bias)
-    rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or normalized
+    rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or fused_norm
     y: jax.Array = _compiled(rule, plan, *arguments)
     return y.reshape(shape) if split else y
 
 
 def _arguments(x: jax.Array, valid: Any, how: Standardization, dtype: Any, scale: Any, bias: Any) -> tuple[Any, ...]:
-    """Return what the fast rule takes: its plan, an epsilon that is a constant or else None, and the arrays."""
-    over = Reduction(how.reduction.axes, how.reduction.channel_axis, how.reduction.num_groups)
-    plan = _plan(x.shape, x.dtype, over, how.centred, how.fast_variance, dtype, jax.default_backend())
+    """Return what the fused norm takes: its plan, an epsilon that is a constant or else None, and the arrays."""
+    plan = plan_for(
+        x.shape,
+        x.dtype,
+        None if valid is None else valid.shape,
+        Reduction(how.reduction.axes, how.reduction.channel_axis, how.reduction.num_groups),
+        centred=how.centred,
+        compensated=not how.fast_variance,
+        dtype=dtype,
+        backend=jax.default_backend(),
+    )
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
     return plan, constant, x, valid, epsilon, scale, bias
-
-
-@functools.lru_cache(maxsize=1024)
-def _plan(
-    shape: tuple[int, ...], given: Any, over: Reduction, centred: bool, fast: bool, dtype: Any, backend: str
-) -> Plan:
-    """Return what the fast rule is specialized for. GPU and TPU fuse sums and need neither fences nor products."""
-    cpu, size = backend == "cpu", math.prod(shape)
-    products = cpu and size <= SMALL and math.prod(shape[axis] for axis in over.axes) in PRODUCTS
-    tiled = (
-        cpu
-        and size > LARGE
-        and (centred or given != dtype)
-        and over.channel_axis is None
-        and is_trailing(over.axes, len(shape))
-    )
-    return Plan(over, centred, centred and not fast, jnp.dtype(dtype), cpu, products, tiled)
 
 
 def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
