@@ -53,6 +53,7 @@ def fused_norm_with_moments(
 @fused_norm_with_moments.defjvp
 def _with_moments_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
     x, valid, epsilon, scale, bias = primals
+    plan = plan.with_derivatives()
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     mean = sum(centre[1:], centre[0])
     y = value(plan, x, valid, scale, bias, centre, r)
