@@ -1,4 +1,4 @@
-"""What braindnorm raises when it cannot do what was asked.
+"""What braindnorm raises when it cannot do what was asked, and what it warns with.
 
 Every message says what was asked, what came, and what to do. Each class is also the builtin that a
 caller would catch without knowing this module.
@@ -12,6 +12,7 @@ __all__ = [
     "DtypeError",
     "MaskError",
     "NormError",
+    "NormWarning",
     "OptionError",
     "PackageError",
     "UnitError",
@@ -56,3 +57,7 @@ class ConversionError(NormError, ValueError):
 
 class PackageError(NormError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class NormWarning(UserWarning):
+    """A norm is used in a way that is nearly always a mistake."""

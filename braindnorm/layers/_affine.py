@@ -1,5 +1,6 @@
 """The learned scale and bias of a layer: how they are made, and how they are applied."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from .. import units
 from .._numerics.axes import feature_shape
-from ..errors import AxisError, DtypeError, OptionError
+from ..errors import AxisError, DtypeError, NormWarning, OptionError
 from ..functional._dtypes import result_dtype
 from ._per_step import at_step
 from ._wiring import label
@@ -103,7 +104,23 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     plain, out_unit = units.strip_parameters(
         initial, units.check_unit(out_unit, option="out_unit", name=name), name=name
     )
+    if "scale" in plain:
+        _warn_of_a_negative_scale(plain["scale"], out_unit, name)
     return (param_type({key: _real(v, key, name) for key, v in plain.items()}) if plain else None), out_unit
+
+
+def _warn_of_a_negative_scale(scale: Any, unit: Any, name: str) -> None:
+    value = None if jnp.iscomplexobj(scale) else units.known(scale)
+    if value is None or not (value < 0).all():
+        return
+    first = f"{value.flat[0]}" if unit is None else f"{value.flat[0]} {unit}"
+    warnings.warn(
+        f"{name}: the initial scale is negative everywhere (the first is {first}), so what is above the mean comes out"
+        " below it. For a threshold-dependent scale write Constant(alpha * (V_th - V_rest)): V_th itself is usually"
+        " negative, its distance from rest is not.",
+        NormWarning,
+        stacklevel=6,  # the line that makes the layer, past its __init__ and brainstate's metaclass
+    )
 
 
 def learned(layer: Any, weight: Any, x: Any) -> dict[str, Any]:

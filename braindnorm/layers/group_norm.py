@@ -40,7 +40,9 @@ class GroupNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     feature_axis : int
         The axis of `in_size` that holds the channels: ``GroupNorm((C, H, W), feature_axis=0)`` is channels-first.
     num_groups, group_size : int or None
@@ -48,7 +50,8 @@ class GroupNorm(NormModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
@@ -59,9 +62,8 @@ class GroupNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     reduction_axes : int or sequence of int, optional
         The axes of the input that the statistics run over besides the channels of the group, which always count. With
         None: every axis but the leading one, which is the batch, unless it holds the channels. Under ``vmap`` and for

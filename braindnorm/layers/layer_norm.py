@@ -28,7 +28,9 @@ class LayerNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     reduction_axes : int or sequence of int
         The axes of the input that the statistics run over. Write negative ones: they count from the right, whatever
         batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
@@ -37,7 +39,8 @@ class LayerNorm(NormModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     use_bias : bool
         Whether to learn a bias (beta), of the shape of the scale.
     use_scale : bool
@@ -45,9 +48,8 @@ class LayerNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     axis_name : hashable or tuple of hashable, optional
         Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
     axis_index_groups : sequence of sequence of int, optional

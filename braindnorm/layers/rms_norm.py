@@ -28,20 +28,22 @@ class RMSNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
     use_scale : bool
         Whether to learn a scale (gamma), of the length of `in_size` on the feature axes and 1 elsewhere.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     reduction_axes : int or sequence of int
         The axes of the input that the mean square runs over. Write negative ones: they count from the right, whatever
         batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
