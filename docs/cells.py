@@ -1,8 +1,9 @@
 """Run the pages while the site is built: a Sphinx extension that turns their Python blocks into notebook cells.
 
 The pages are plain Markdown, so that they read well anywhere. A block of plain Python becomes a cell, whose output and
-figures stand below it. One that draws panels (``plt.subplots``) is folded: what other code needs stands elsewhere. A block with prompts shows the output that is written in it (the tests
-compare it with the real one); it is run out of sight, for the sake of the blocks that follow.
+figures stand below it. One that draws panels (``plt.subplots``) is folded: what other code needs stands elsewhere. A
+block with prompts shows the output that is written in it (the tests compare it with the real one); it is run out of
+sight, for the sake of the blocks that follow.
 """
 
 import doctest

@@ -1,5 +1,6 @@
 """The learned scale and bias of a layer: how they are made, and how they are applied."""
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -111,12 +112,16 @@ def _warn_of_a_negative_scale(scale: Any, unit: Any, layer: Any) -> None:
     if value is None or not (value < 0).all():
         return
     first = f"{value.flat[0]}" if unit is None else f"{value.flat[0]} {unit}"
+    level, frame = 1, inspect.currentframe()
+    # up to the line that makes the layer: past its decorated __init__ and brainstate's metaclass
+    while frame is not None and frame.f_globals["__name__"].partition(".")[0] in ("braindnorm", "brainstate"):
+        level, frame = level + 1, frame.f_back
     warnings.warn(
-        f"{label(layer)}: the initial scale is negative everywhere (the first is {first}), so what is above the mean comes out"
-        " below it. For a threshold-dependent scale write Constant(alpha * (V_th - V_rest)): V_th itself is usually"
-        " negative, its distance from rest is not.",
+        f"{label(layer)}: the initial scale is negative everywhere (the first is {first}), so what is above the mean"
+        " comes out below it. For a threshold-dependent scale write Constant(alpha * (V_th - V_rest)): V_th itself is"
+        " usually negative, its distance from rest is not.",
         NormWarning,
-        stacklevel=7,  # the line that makes the layer, past its decorated __init__ and brainstate's metaclass
+        stacklevel=level,
     )
 
 
