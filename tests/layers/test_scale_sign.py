@@ -34,7 +34,7 @@ def test_a_scale_that_is_negative_everywhere_warns_once(kind: str) -> None:
 def test_the_warning_points_at_the_line_that_makes_the_layer() -> None:
     for layer in LAYERS.values():
         with pytest.warns(NormWarning) as caught:
-            layer(6, scale_init=Constant(-1.0))
+            layer(32, scale_init=Constant(-1.0))
         assert caught[0].filename == __file__
 
 
