@@ -105,7 +105,7 @@ def strip(x: Any, unit: u.Unit | None, *, what: str = "the input") -> tuple[Any,
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = _split(unwrap(x), "the input")
+    mantissa, arrived = _split(unwrap(x), what)
     if unit is None:
         return mantissa, arrived
     if is_unitless(arrived) and not is_unitless(unit):
