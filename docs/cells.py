@@ -7,11 +7,13 @@ sight, for the sake of the blocks that follow.
 """
 
 import doctest
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 FENCE = re.compile(r"^```python\n(?P<code>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+FIGURE = re.compile(r"# Figure: (?P<alt>.*)\n")
 LINK = re.compile(r"\]\((?P<page>[\w/]+)\.(?:md|rst)\)")
 HEADER = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n\n"
 
@@ -22,9 +24,12 @@ def is_folded(code: str) -> bool:
 
 
 def cell(code: str, *tags: str) -> str:
-    """Return a code cell as MyST-NB reads it."""
-    options = f":tags: [{', '.join(tags)}]\n\n" if tags else ""
-    return f"```{{code-cell}} python3\n{options}{code}```"
+    """Return a code cell as MyST-NB reads it. A first line ``# Figure: ...`` says in words what its figure shows."""
+    options = f"tags: [{', '.join(tags)}]\n" if tags else ""
+    if figure := FIGURE.match(code):
+        options += f"mystnb:\n  image:\n    alt: {json.dumps(figure['alt'], ensure_ascii=False)}\n"
+    header = f"---\n{options}---\n" if options else ""
+    return f"```{{code-cell}} python3\n{header}{code}```"
 
 
 def run_block(fence: re.Match[str]) -> str:

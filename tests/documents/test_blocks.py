@@ -69,9 +69,15 @@ def test_code_fits_a_narrow_column(page: Path) -> None:
         f"{page.name}:{block.line + number}: {len(line)} columns"
         for block in blocks_of(page)
         for number, line in enumerate(block.code.splitlines())
-        if len(line) > WIDEST
+        if len(line) > WIDEST and not cells.FIGURE.match(line + "\n")
     ]
     assert not wide
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_figure_has_an_alternative_text(page: Path) -> None:
+    drawn = [block for block in python_of(page) if "plt.show" in block.code or cells.is_folded(block.code)]
+    assert [block.line for block in drawn if not cells.FIGURE.match(block.code)] == []
 
 
 def test_a_name_from_a_folded_block_is_noticed(tmp_path: Path) -> None:
