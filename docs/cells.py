@@ -9,6 +9,7 @@ sight, for the sake of the blocks that follow.
 import doctest
 import json
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,18 @@ def cell(code: str, *tags: str) -> str:
     return f"```{{code-cell}} python3\n{header}{code}```"
 
 
+def failing(code: str) -> str:
+    """Return code that raises, as it is meant to, and goes on: the examples after it need what it leaves behind."""
+    return f"try:\n{textwrap.indent(code, '    ')}except Exception:\n    pass\n"
+
+
 def run_block(fence: re.Match[str]) -> str:
     """Turn one block into a cell, or into what is shown and a hidden cell."""
     code = fence["code"]
     if ">>>" not in code:
         return cell(code, "hide-input") if is_folded(code) else cell(code)
     examples = doctest.DocTestParser().get_examples(code)
-    hidden = "".join(example.source for example in examples if example.exc_msg is None)
+    hidden = "".join(example.source if example.exc_msg is None else failing(example.source) for example in examples)
     shown = f"```pycon\n{code.rstrip()}\n```"
     return f"{shown}\n\n{cell(hidden, 'remove-cell')}" if hidden else shown
 
