@@ -1,4 +1,4 @@
-"""What braindnorm raises when it cannot do what was asked.
+"""What braindnorm raises when it cannot do what was asked, and what it warns with.
 
 Every message says what was asked, what came, and what to do. Each class is also the builtin that a
 caller would catch without knowing this module.
@@ -14,6 +14,7 @@ __all__ = [
     "DtypeError",
     "MaskError",
     "NormError",
+    "NormWarning",
     "OptionError",
     "PackageError",
     "PhaseError",
@@ -93,3 +94,7 @@ class ConversionError(NormError, ValueError):
 
 class PackageError(NormError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class NormWarning(UserWarning):
+    """A norm is used in a way that is nearly always a mistake."""

@@ -16,8 +16,8 @@ use_scale : bool
 use_bias : bool
     Whether to learn a bias (beta), of the shape of the scale.
 scale_init : callable, array_like or Quantity
-    The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the threshold-dependent
-    scale) and is stored as a plain array, so that optimizers and checkpoints see plain parameters.
+    The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers and
+    checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
 bias_init : callable, array_like or Quantity
     The initial bias, in the ways of `scale_init`.
 param_type : type
