@@ -11,6 +11,7 @@ from jax.interpreters import ad
 
 from .._numerics import fused
 from .._numerics.fused import Plan
+from ._library import target
 from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
 from ._with_kernel import WithKernel
 
@@ -90,7 +91,7 @@ def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...
 
 
 def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
-    call: Callable[..., Any] = jax.ffi.ffi_call(name, results)
+    call: Callable[..., Any] = jax.ffi.ffi_call(target(name), results)
     mask = mask_of(view, plan.over, x.shape, valid)
     return tuple(call(x, mask, *others, lengths=view.lengths, centred=plan.centred))
 

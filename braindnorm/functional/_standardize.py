@@ -123,7 +123,7 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
     plan = _plan(x.shape, x.dtype, over, how.centred, how.fast_variance, dtype, jax.default_backend())
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
-    rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or normalized
+    rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or normalized
     y: jax.Array = _compiled(rule, plan, constant, x, valid, epsilon, scale, bias)
     return y.reshape(shape) if split else y
 
