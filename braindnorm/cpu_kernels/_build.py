@@ -132,7 +132,7 @@ def install_beside_sources() -> Path:
             made.replace(library)  # at once, whoever imports the package now
     for other in HERE.glob("_kernels-*.so"):
         if other != library:
-            other.unlink()
+            other.unlink(missing_ok=True)
     return library
 
 

@@ -1,6 +1,7 @@
 """Find the kernels' library, or have it compiled, and make it known to XLA: once in a process."""
 
 import ctypes
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ HANDLERS = ("braindnorm_forward", "braindnorm_backward")
 # programs in files, and a program of an earlier release must not find a handler that it does not know how to call.
 VERSION = 1
 
+FOLDER = _build.HERE  # where an installation puts its library
 _lock = threading.Lock()
 _loaded: Path | None = None  # what XLA knows, for as long as the process lives
 _refused: str | None = None  # why the library that was installed is not in use, once that was tried
@@ -64,16 +66,21 @@ def load() -> None:
     PackageError
         If there is no compiler, or it fails; if what it makes cannot be kept or loaded; or if XLA does not take it.
     """
+    global _refused
     if load_installed() is None:
         return
     with _lock:
         try:
             _register(compiled())
         except OSError as error:
-            raise PackageError(
+            _refused = (
                 f"the kernels could not be kept or loaded: {error}. Let the environment variable XDG_CACHE_HOME name a"
                 " folder for programs that can be written."
-            ) from error
+            )
+            raise PackageError(_refused) from error
+        except PackageError as error:
+            _refused = str(error)
+            raise
 
 
 def _register(library: Path) -> None:
@@ -93,9 +100,9 @@ def _register(library: Path) -> None:
 
 def _installed() -> Path:
     """Return the library that was installed with the package, if this processor can run it."""
-    library = _build.HERE / _build.installed_name()
+    library = FOLDER / _build.installed_name()
     if not library.is_file():
-        stale = any(_build.HERE.glob("_kernels-*.so"))
+        stale = any(FOLDER.glob("_kernels-*.so"))
         raise PackageError(
             "the library that was installed is of other sources. Install braindnorm again."
             if stale
@@ -115,6 +122,8 @@ def compiled() -> Path:
     PackageError, OSError
         If there is none, and none can be compiled, kept or loaded.
     """
+    if not hasattr(os, "geteuid"):
+        raise PackageError("they are compiled on Linux and macOS alone.")
     command = compiler()
     library = private_folder() / f"norm-{fingerprint(command)}.so"
     if is_whole(library):

@@ -33,7 +33,7 @@ def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
-    return _value(plan, (x, valid), (epsilon, scale, bias))[0]
+    return _value_alone(plan, (x, valid), (epsilon, scale, bias))[0]
 
 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
@@ -63,6 +63,17 @@ def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     y, mean, rest, r = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
     centre = (mean, rest) if plan.centred else ()
     return y, *(spread_statistic(view, plan.over, x.shape, v) for v in (r, *centre))
+
+
+def _plain_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    return (fused.normalized(plan, *rows, *shared),)
+
+
+def _kernel_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    x, scale = rows[0], shared[1]
+    if not is_worth_it(_seen(plan, x.shape, (scale.shape,)), x.shape):
+        return _plain_value_alone(plan, rows, shared)
+    return _kernel_value(plan, rows, shared)[:1]
 
 
 def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
@@ -120,6 +131,7 @@ def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
     return (*[jax.tree.map(lambda _: None, part) for part in kept], dx), (None, None, *found)
 
 
+_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_value_alone, fold=_fold)
 _value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
 _gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)
