@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .._numerics.fused import Plan
+from ._placement import varies
 from ._view import view_of
-from ._with_kernel import varies
 
 SWITCHED_OFF = os.environ.get("BRAINDNORM_KERNELS", "").strip() == "0"
 

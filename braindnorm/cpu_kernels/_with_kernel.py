@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ._placement import is_local, varies
+
 Function = Callable[[Any, Any, Any], tuple[jax.Array, ...]]
 
 
@@ -113,31 +115,6 @@ def _lowered_for_cpu(plain: Function, kernel: Function) -> Callable[..., Any]:
         return (by_kernel if local else by_plain)(context, *leaves, **static)
 
     return lower
-
-
-def is_local(context: Any) -> bool:
-    """Tell whether what is lowered sees one device's data, and runs in this process.
-
-    What JAX does not tell, in a version that names it otherwise, is taken for a reason against the kernel.
-    """
-    module = context.module_context
-    if getattr(getattr(module, "lowering_parameters", None), "for_export", True):
-        return False
-    axes = module.axis_context
-    shape = getattr(getattr(axes, "mesh", None), "shape", None)
-    if shape is None:
-        return getattr(axes, "num_devices", None) == 1
-    manual = getattr(axes, "manual_axes", ())
-    return all(size == 1 or name in manual for name, size in shape.items())
-
-
-def varies(aval: Any) -> bool:
-    """Tell whether a type says that its value varies along the axes of a ``shard_map``, or may say so.
-
-    The name of that part of a type depends on the version of JAX.
-    """
-    kind = getattr(aval, "manual_axis_type", aval)
-    return bool(getattr(kind, "varying", getattr(kind, "vma", True)))
 
 
 def _of_leaves(function: Function) -> Callable[..., list[jax.Array]]:
