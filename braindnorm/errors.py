@@ -4,6 +4,8 @@ Every message says what was asked, what came, and what to do. Each class is also
 caller would catch without knowing this module.
 """
 
+from contextlib import ContextDecorator
+
 __all__ = [
     "ArgumentError",
     "AxisError",
@@ -19,7 +21,37 @@ __all__ = [
 
 
 class NormError(Exception):
-    """The base of every error that braindnorm raises on purpose."""
+    """The base of every error that braindnorm raises on purpose.
+
+    Attributes
+    ----------
+    caller : str
+        The layer or the function that was called. It stands before the message.
+    """
+
+    caller = ""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.caller}: {message}" if self.caller else message
+
+
+class named(ContextDecorator):
+    """Let an error that leaves a block, or a function, say what the user has called.
+
+    Where one such block is inside another, the outer one knows what the user has called.
+    """
+
+    def __init__(self, caller: str) -> None:
+        self.caller = caller
+
+    def __enter__(self) -> None:
+        """Nothing is done unless an error comes."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        """Put the name on the error."""
+        if isinstance(error, NormError):
+            error.caller = self.caller
 
 
 class OptionError(NormError, ValueError):

@@ -39,7 +39,7 @@ peaks: dict[str, float] = {}  # the most memory of each worker, in GB
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin anew where what is kept has grown too large: one run leaves a hundred megabytes, and nothing is let go."""
+    """Begin anew where what is kept has grown too large: a run leaves tens of megabytes, and JAX removes nothing."""
     if not hasattr(config, "workerinput") and sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
         shutil.rmtree(COMPILED)
 

@@ -23,16 +23,16 @@ class _Default(int):
 DEFAULT_GROUPS = _Default(32)
 
 
-def as_axes(axes: Any, *, option: str, name: str) -> tuple[int, ...]:
+def as_axes(axes: Any, *, option: str) -> tuple[int, ...]:
     """Read one axis or several as a tuple of integers, any integer type taken."""
     several = axes if _is_several(axes) else (axes,)
     try:
         return tuple(_as_int(axis) for axis in several)
     except TypeError:
-        raise AxisError(f"{name}: {option} must be an integer or a sequence of integers; got {axes!r}.") from None
+        raise AxisError(f"{option} must be an integer or a sequence of integers; got {axes!r}.") from None
 
 
-def canonical_axes(axes: Any, ndim: int, *, option: str, name: str) -> tuple[int, ...]:
+def canonical_axes(axes: Any, ndim: int, *, option: str) -> tuple[int, ...]:
     """Count axes from the left of an array of `ndim` axes, sorted.
 
     Raises
@@ -40,13 +40,13 @@ def canonical_axes(axes: Any, ndim: int, *, option: str, name: str) -> tuple[int
     AxisError
         If an axis is out of range or named twice.
     """
-    given = as_axes(axes, option=option, name=name)
+    given = as_axes(axes, option=option)
     outside = [axis for axis in given if not -ndim <= axis < ndim]
     if outside:
-        raise AxisError(f"{name}: {option}={axes!r} has no axis {outside[0]} in an array of {ndim} axes.")
+        raise AxisError(f"{option}={axes!r} has no axis {outside[0]} in an array of {ndim} axes.")
     counted = sorted(axis % ndim for axis in given)
     if len(set(counted)) != len(counted):
-        raise AxisError(f"{name}: {option}={axes!r} names an axis of an array of {ndim} axes twice.")
+        raise AxisError(f"{option}={axes!r} names an axis of an array of {ndim} axes twice.")
     return tuple(counted)
 
 
@@ -55,7 +55,7 @@ def is_trailing(axes: Sequence[int], ndim: int) -> bool:
     return bool(axes) and tuple(axes) == tuple(range(ndim - len(axes), ndim))
 
 
-def as_size(size: Any, *, name: str) -> tuple[int, ...]:
+def as_size(size: Any) -> tuple[int, ...]:
     """Read `in_size`: a positive integer, or several.
 
     Raises
@@ -69,7 +69,7 @@ def as_size(size: Any, *, name: str) -> tuple[int, ...]:
     except TypeError:
         sizes = ()
     if not sizes or min(sizes) < 1 or max(sizes) > sys.maxsize:
-        raise AxisError(f"{name}: in_size must be a positive integer or a tuple of them, such as (128,); got {size!r}.")
+        raise AxisError(f"in_size must be a positive integer or a tuple of them, such as (128,); got {size!r}.")
     return sizes
 
 
@@ -78,14 +78,14 @@ def feature_shape(in_size: Sequence[int], feature_axes: Sequence[int]) -> tuple[
     return tuple(n if axis in feature_axes else 1 for axis, n in enumerate(in_size))
 
 
-def single_axis(axes: Sequence[int], *, name: str) -> int:
+def single_axis(axes: Sequence[int]) -> int:
     """Return the one axis there is; channels are split along one axis alone."""
     if len(axes) != 1:
-        raise AxisError(f"{name}: feature_axis must be one axis, that of the channels; got {tuple(axes)}.")
+        raise AxisError(f"feature_axis must be one axis, that of the channels; got {tuple(axes)}.")
     return axes[0]
 
 
-def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str, name: str) -> jax.Array:
+def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str) -> jax.Array:
     """Return a scale or bias that broadcasts to an input of this shape, without leading axes of length 1 to spare.
 
     Raises
@@ -101,13 +101,13 @@ def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str, name: st
     fits = all(p in (1, n) for p, n in zip(reversed(right), reversed(shape), strict=False))
     if not fits or set(array.shape[:spare]) - {1}:
         raise AxisError(
-            f"{name}: {option} of shape {array.shape} does not broadcast to an input of shape {tuple(shape)}. Its axes"
+            f"{option} of shape {array.shape} does not broadcast to an input of shape {tuple(shape)}. Its axes"
             " count from the right, and each is 1 or as long as the input's."
         )
     return array.reshape(right) if spare else array
 
 
-def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) -> tuple[int, int]:
+def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, int]:
     """Resolve the number of groups and the channels in each.
 
     Raises
@@ -118,22 +118,22 @@ def split_groups(channels: int, num_groups: Any, group_size: Any, *, name: str) 
         If there are no channels.
     """
     if channels < 1:
-        raise AxisError(f"{name}: the channel axis has length 0, and there is no group of no channels.")
+        raise AxisError("the channel axis has length 0, and there is no group of no channels.")
     if group_size is not None and num_groups is DEFAULT_GROUPS:  # which a group_size alone overrides
         num_groups = None
     if (num_groups is None) == (group_size is None):
         raise OptionError(
-            f"{name}: give num_groups or group_size, and None for the other; got num_groups={num_groups!r},"
+            f"give num_groups or group_size, and None for the other; got num_groups={num_groups!r},"
             f" group_size={group_size!r}."
         )
     option, given = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
     try:
         part = _as_int(given)
     except TypeError:
-        raise OptionError(f"{name}: {option} must be an integer; got {given!r}.") from None
+        raise OptionError(f"{option} must be an integer; got {given!r}.") from None
     if part < 1 or channels % part:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-        raise OptionError(f"{name}: {option}={part} does not divide the {channels} channels. Choose one of {divisors}.")
+        raise OptionError(f"{option}={part} does not divide the {channels} channels. Choose one of {divisors}.")
     return (part, channels // part) if option == "num_groups" else (channels // part, part)
 
 

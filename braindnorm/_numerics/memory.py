@@ -75,9 +75,9 @@ def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     return kept
 
 
-def advance(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None = None) -> Memory:
+def advance(memory: Memory, found: Steps, rate: Any) -> Memory:
     """Return the memory after one step, which fades it to exp(-rate) of its weight."""
-    return _after(memory, _span(found, rate, reset))
+    return _after(memory, _span(found, rate, None))
 
 
 def replay(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None) -> Memory:

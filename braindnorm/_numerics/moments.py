@@ -75,11 +75,9 @@ def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax
         return totals
     stacked = jnp.stack(jnp.broadcast_arrays(*totals))
     if over.channel_axis is None:
-        return list(sum_devices(stacked, over.axis_name, over.axis_index_groups, name=over.name))
+        return list(sum_devices(stacked, over.axis_name, over.axis_index_groups))
     axis = over.channel_axis + 1
-    summed = sum_devices(
-        one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups, name=over.name
-    )
+    summed = sum_devices(one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups)
     summed = varying(summed, over.axis_name)  # before it is repeated: so the backward pass exchanges no more either
     return list(jnp.repeat(summed, stacked.shape[axis] // over.num_groups, axis))
 

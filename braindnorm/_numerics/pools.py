@@ -1,8 +1,7 @@
 r"""Divisive normalization, as arithmetic: powers of a drive over those of its pool, at any scale of the drive.
 
-:math:`D^n` leaves the range of floating point long before D does. So the drive is cut into bands of magnitude, each
-with a scale of its own at which no power overflows or vanishes; the bands are summed apart, and then added at the scale
-of the pool. The bands are the same everywhere: a pool across devices takes one sum, and no maximum.
+:math:`D^n` leaves the range of floating point long before D does. So a sum of powers is kept as :math:`2^{en} s`: a
+binary exponent e, which carries no gradient, and a share s near 1.
 """
 
 import math
@@ -26,10 +25,12 @@ class Response(NamedTuple):
 
 
 class Pool(NamedTuple):
-    r"""The pooled drive of each element, :math:`P = s^n p`, as a scale s without a gradient and the rest p."""
+    r"""Pooled powers :math:`2^{en} s`, how many elements were pooled, and of these how many are not finite."""
 
-    scale: jax.Array
+    exponent: jax.Array
     share: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a pool
+    broken: jax.Array
 
 
 def respond(
@@ -43,54 +44,134 @@ def respond(
 ) -> jax.Array:
     """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself."""
     n = how.exponent
+    # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
+    x, sigma = jax.lax.optimization_barrier((x, sigma))
     drive = jnp.where(x <= 0, 0, x) if how.rectify else x  # not maximum, whose slope at 0 is a half
-    pool = _pooled(zero_masked(jnp.abs(drive), valid), valid, over, how, weights)
+    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, over, how, weights)
+    pool = pool if over.axis_name is None else _device_pool(pool, drive.shape, sigma, over, how)
+    # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
+    pooled = (pool.share / at_least_one(pool.count) if how.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
-    # A product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
-    limit = 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
-    unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, pool.scale, limit))
-    divisor = _scaled_power(sigma, unit, n) + _scaled_power(pool.scale, unit, n) * pool.share
+    # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
+    size, limit = _two_to(pool.exponent), 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
+    unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
+    divisor = _scaled_power(sigma, unit, n) + _scaled_power(size, unit, n) * pooled
     responds = ~(divisor <= 0)  # what is NaN is to be seen
     numerator = _signed_power(jnp.where(responds, drive, 0), unit, n)
     return gamma * (numerator / jnp.where(responds, divisor, 1))
 
 
-def _pooled(
-    size: jax.Array, valid: jax.Array | None, over: Reduction, how: Response, weights: jax.Array | None
+def _local_pool(
+    size: jax.Array,
+    sigma: jax.Array,
+    valid: jax.Array | None,
+    over: Reduction,
+    how: Response,
+    weights: jax.Array | None,
 ) -> Pool:
-    """Sum the bands apart, and add them at the scale of the largest sum."""
-    centres, (low, high) = _bands(how.exponent, size.dtype)
-    centres, low, high = (v.reshape(-1, *[1] * size.ndim).astype(size.dtype) for v in (centres, low, high))
-    finite = jnp.isfinite(size)
-    inside = (size >= low) & (size < high) & finite
-    powers = _power(jnp.where(inside, size, 0) / 2.0**centres, how.exponent)
-    # what is not finite is counted, as it would leave its pool in a product with a weight of 0
-    stacked = jnp.concatenate([jnp.where(finite, 0, 1).astype(size.dtype)[None], powers])
+    """Add up the powers of this device, relative to the largest of the pool."""
+    fixed = jax.lax.stop_gradient(size)
+    largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), over.axes, keepdims=True, initial=0)
+    top = jnp.round(jnp.clip(jnp.log2(largest), _range(size.dtype)[0], None))
+    half = jnp.floor(top / 2)  # the reciprocal of the whole may be out of range
+    ratio = size * _two_to(-half) * _two_to(half - top)
+    count = local_count(size.shape, valid, over, size.dtype)
     if weights is None:
-        totals, unit = _summed(stacked, valid, over, how), jnp.zeros((), size.dtype)
+        sums, exponents = jnp.sum(_power(ratio, how.exponent), over.axes, keepdims=True)[None], top[None]
+        broken = jnp.where(jnp.isfinite(sums[0]), 0, 1).astype(size.dtype)
     else:
-        totals, unit = _weighted(stacked, weights, over, how.exponent)
-    broken, sums = totals[0], totals[1:]
-    largest = centres + jnp.log2(jax.lax.stop_gradient(sums)) / how.exponent
-    lowest, highest = _range(size.dtype)
-    scale = jnp.round(jnp.clip(largest.max(0) + unit, lowest + 1, highest - 2))
-    # a band without any sum may lie so far above the scale that its power would overflow
-    steps = jnp.clip(centres + unit - scale, None, (highest - 3) / how.exponent)
-    share = (_two_to(steps, how.exponent) * sums).sum(0)
-    # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
-    return Pool(_two_to(scale), share + jnp.sqrt(-jax.lax.stop_gradient(broken)))
+        middle, sums, broken = _weighted(ratio, weights, over, how.exponent)
+        exponents = top + middle
+    empty = top if weights is None or over.axis_name is not None else _exponent_of(sigma)
+    return Pool(*_joined(exponents, sums, _in_range(empty), how.exponent), count, broken)
 
 
-def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return the binary exponents of the bands' scales, and the edges between them.
+def _weighted(
+    ratio: jax.Array, weights: jax.Array, over: Reduction, exponent: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return weighted sums in bands of magnitude, as a row may leave out what is far above the rest.
 
-    Within a band the powers cover 7/10 of the range of the dtype; the rest is for their number and their weights.
+    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent;
+    one that reached further would have derivatives that leave the range on their way.
     """
+    axis, highest = over.axes[0], _range(ratio.dtype)[1]
+    reach = 0.625 * highest
+    width = min(1.4 * highest / exponent, reach)
+    bands = np.arange(math.ceil(reach / width)).reshape(-1, *[1] * ratio.ndim)
+    high = np.where(bands > 0, 2.0 ** (-width * bands), np.inf).astype(ratio.dtype)
+    low = np.where(bands < bands.max(), 2.0 ** (-width * (bands + 1)), 0).astype(ratio.dtype)
+    middle = np.round(-width * (bands + 0.5))
+    finite = jnp.isfinite(ratio)
+    inside = (ratio < high) & (ratio >= low) & finite
+    powers = _power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)
+    # what is not finite is counted, as in a product not even a weight of 0 would keep it out
+    stacked = jnp.concatenate([powers, jnp.where(finite, 0, 1).astype(ratio.dtype)[None]])
+    totals = jnp.moveaxis(_product(jnp.moveaxis(stacked, axis + 1, -1), weights, over), -1, axis + 1)
+    sums, broken = totals[:-1], jax.lax.stop_gradient(totals[-1])
+    return jnp.asarray(middle, ratio.dtype), sums, broken + jnp.where(jnp.isfinite(sums), 0, 1).sum(0)
+
+
+def _product(moved: jax.Array, weights: jax.Array, over: Reduction) -> jax.Array:
+    """Weight the elements of this device; with a matrix for those of all, return what each of them receives."""
+    local, rows = moved.shape[-1], len(weights)
+    if local != rows:
+        place, size = place_among_devices(over.axis_name, over.axis_index_groups)
+        if size is None:  # brainstate looks for new states, with an input of the shape of all devices
+            return moved
+        _check_rows(over, local, size, rows)
+        weights = jax.lax.dynamic_slice_in_dim(weights, place * local, local, 1)
+    # the default of some accelerators is a product of three digits
+    return jnp.matmul(moved, weights.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
+    if local * size != rows:
+        raise AxisError(
+            f"a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
+            f" Give a matrix of {(local, local)}, by which the elements of every device are weighted alike, or of"
+            f" {(local * size, local * size)}, with a row and a column for each element of all devices."
+        )
+
+
+def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Reduction, how: Response) -> Pool:
+    """Add the devices' pools, in bands of magnitude that are the same everywhere: one sum, and no maximum."""
+    exponent = how.exponent
+    middle, low, high = (v.reshape(-1, *[1] * len(shape)) for v in _bands(exponent, pool.share.dtype))
+    inside = (pool.exponent >= low) & (pool.exponent < high) & jnp.isfinite(pool.share)
+    moved = _two_to(jnp.where(inside, pool.exponent - middle, 0), exponent)
+    banded = moved * jnp.where(inside, pool.share, 0)
+    besides = [jnp.broadcast_to(v, pool.share.shape)[None] for v in (pool.count, pool.broken)]
+    stacked = jnp.concatenate([banded, *besides])
+    totals = sum_devices(stacked, over.axis_name, over.axis_index_groups)
+    for axis in over.axes:
+        if totals.shape[axis + 1] not in (1, shape[axis]):  # rows for the elements of all devices
+            place, _ = place_among_devices(over.axis_name, over.axis_index_groups)
+            totals = jax.lax.dynamic_slice_in_dim(totals, place * shape[axis], shape[axis], axis + 1)
+    empty = _exponent_of(sigma if how.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
+    joined = _joined(middle, totals[:-2], empty, exponent)
+    return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
+
+
+def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
+    """Add sums of different binary exponents, along the first axis.
+
+    `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.
+    """
+    fixed = jax.lax.stop_gradient(sums)
+    largest = _in_range((exponents + jnp.log2(fixed) / exponent).max(0))
+    largest = jnp.where((fixed == 0).all(0), empty, largest)
+    # a term without any sum may lie so far above the largest that its power would overflow
+    steps = jnp.clip(exponents - largest, None, (_range(sums.dtype)[1] - 3) / exponent)
+    return largest, (_two_to(steps, exponent) * sums).sum(0)
+
+
+def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return the binary exponents in the middle of bands, and at their lower and upper edges."""
     lowest, highest = _range(dtype)
-    edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.4 * highest)) + 1)
-    centres = np.round((edges[1:] + edges[:-1]) / 2).clip(edges[0] + 1, edges[-1] - 2)
-    inner = 2.0 ** edges[1:-1]
-    return centres, np.array([[0, *inner], [*inner, np.inf]])
+    edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.2 * highest)) + 1)
+    low, high = np.array([-np.inf, *edges[1:-1]]), np.array([*edges[1:-1], np.inf])
+    middle = np.round((edges[1:] + edges[:-1]) / 2)
+    return middle.astype(dtype), low.astype(dtype), high.astype(dtype)
 
 
 def _range(dtype: Any) -> tuple[int, int]:
@@ -99,61 +180,14 @@ def _range(dtype: Any) -> tuple[int, int]:
     return int(limits.minexp), int(limits.maxexp)
 
 
-def _summed(stacked: jax.Array, valid: jax.Array | None, over: Reduction, how: Response) -> jax.Array:
-    """Return the sums of the bands, or their means over the valid elements."""
-    totals = jnp.sum(stacked, [axis + 1 for axis in over.axes], keepdims=True)
-    if how.pool == "sum":
-        return _across(totals, over)
-    count = local_count(stacked.shape[1:], valid, over, stacked.dtype)
-    counted = _across(jnp.concatenate([jnp.broadcast_to(count, totals.shape[1:])[None], totals]), over)
-    return counted[1:] / at_least_one(counted[0])
+def _exponent_of(size: jax.Array) -> jax.Array:
+    return _in_range(jnp.log2(jax.lax.stop_gradient(size)))
 
 
-def _weighted(stacked: jax.Array, weights: jax.Array, over: Reduction, exponent: float) -> tuple[jax.Array, jax.Array]:
-    r"""Return the weighted sums of the bands, each to be multiplied by :math:`2^{kn}`, and these k.
-
-    k is that of the largest weight of the row. A matrix with a row for the elements of all devices takes from each
-    device its columns, and hands to each its rows.
-    """
-    axis, rows = over.axes[0], len(weights)
-    largest = jax.lax.stop_gradient(weights.max(1))
-    unit = jnp.round(jnp.log2(jnp.where(largest == 0, 1, largest)) / exponent)
-    weights = weights / _two_to(unit, exponent)[:, None]
-    moved = jnp.moveaxis(stacked, axis + 1, -1)
-    local = moved.shape[-1]
-    if local == rows:
-        totals = _across(_product(moved, weights), over)
-    else:
-        place, size = place_among_devices(over.axis_name, over.axis_index_groups, name=over.name)
-        if size is None:  # brainstate looks for new states, with an input of the shape of all devices
-            return stacked, jnp.zeros((), stacked.dtype)
-        _check_rows(over, local, size, rows)
-        place = place * local
-        columns = jax.lax.dynamic_slice_in_dim(weights, place, local, 1)
-        totals = _across(_product(moved, columns), over)
-        totals, unit = (jax.lax.dynamic_slice_in_dim(v, place, local, v.ndim - 1) for v in (totals, unit))
-    spare = stacked.ndim - 2 - axis
-    return jnp.moveaxis(totals, -1, axis + 1), unit.reshape(-1, *[1] * spare)
-
-
-def _product(moved: jax.Array, weights: jax.Array) -> jax.Array:
-    # the default of some accelerators is a product of three digits
-    return jnp.matmul(moved, weights.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
-    if local * size != rows:
-        raise AxisError(
-            f"{over.name}: a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
-            f" Give a matrix of {(local, local)}, by which the elements of every device are weighted alike, or of"
-            f" {(local * size, local * size)}, with a row and a column for each element of all devices."
-        )
-
-
-def _across(totals: jax.Array, over: Reduction) -> jax.Array:
-    if over.axis_name is None:
-        return totals
-    return sum_devices(totals, over.axis_name, over.axis_index_groups, name=over.name)
+def _in_range(exponent: jax.Array) -> jax.Array:
+    """Return the whole exponent of a number that is normal, and whose reciprocal is."""
+    lowest, highest = _range(exponent.dtype)
+    return jnp.round(jnp.clip(exponent, lowest + 1, highest - 2))
 
 
 def _two_to(power: jax.Array, exponent: float = 1.0) -> jax.Array:

@@ -3,10 +3,10 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ParamSpec, TypeVar
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, NormError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,13 +46,37 @@ def says_what_to_write(options: Collection[str] = (), hint: str = "") -> Callabl
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
+        parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        taken = frozenset([*options, *(p.name for p in parameters)])
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not kwargs.keys() <= taken:
+                _check(parameters, options, hint, args, kwargs)
             try:
                 return function(*args, **kwargs)
             except TypeError:
-                _check(function.__qualname__, signature, options, hint, args, kwargs)
+                _check(parameters, options, hint, args, kwargs)
+                raise
+
+        return call
+
+    return decorate
+
+
+def norm_function(options: Collection[str] = ()) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function an entry to the package: its errors say what to write, and begin with its `name`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        checked = says_what_to_write({*options, "name"}, "A mask is given as mask=mask")(function)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            name = kwargs.pop("name", function.__name__)
+            try:
+                return checked(*args, **kwargs)
+            except NormError as error:
+                error.caller = str(name)
                 raise
 
         return call
@@ -61,22 +85,21 @@ def says_what_to_write(options: Collection[str] = (), hint: str = "") -> Callabl
 
 
 def _check(
-    name: str, signature: inspect.Signature, options: Collection[str], hint: str, args: Any, kwargs: dict[str, Any]
+    parameters: Sequence[inspect.Parameter], options: Collection[str], hint: str, args: Any, kwargs: dict[str, Any]
 ) -> None:
     """Raise if it is the call that does not fit; any other error is left to whom it belongs."""
-    parameters = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     method = by_position[:1] == ["self"]
-    what = type(args[0]).__name__ if method and name.endswith("__init__") else name
-    taken = [p.name for p in parameters if p.name != "self"] + sorted(options)
+    own = [p.name for p in parameters if p.name != "self"]
+    taken = own + sorted({*options} - {*own})
     for key in kwargs:
         if key not in taken:
             meant = [ELSEWHERE[key]] if ELSEWHERE.get(key) in taken else difflib.get_close_matches(key, taken, 1, 0.75)
             cure = f"Write {meant[0]}=..." if meant else f"It takes {', '.join(taken)}"
-            raise ArgumentError(f"{what}: there is no argument {key!r}. {cure}.") from None
+            raise ArgumentError(f"there is no argument {key!r}. {cure}.") from None
     if len(args) > len(by_position):
         named = ", ".join(by_position[method:])
         raise ArgumentError(
-            f"{what}: only {named} may be given without a name; got {len(args) - method} such arguments."
+            f"only {named} may be given without a name; got {len(args) - method} such arguments."
             f" {hint or 'Write the others by name'}."
         ) from None

@@ -14,6 +14,7 @@ from .._numerics.moments import Reduction, zero_masked
 from .._numerics.pools import Response, respond
 from ..errors import AxisError
 from ..masks._align import align
+from ._arguments import norm_function
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
 from ._enter import MaskedOutput, padding_of
@@ -24,6 +25,7 @@ Pool = Literal["mean", "sum"] | Any
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
 
 
+@norm_function()
 def divisive_norm(
     x: Any,
     sigma: Any = 1.0,
@@ -88,8 +90,9 @@ def divisive_norm(
     Notes
     -----
     Each element has a scale of its own, by which drive, sigma and pool are divided before the power: so no :math:`D^n`
-    overflows, and none is lost beside a much stronger one that is not in its pool. With :math:`n = 2` and the mean, R
-    is the square of :func:`~braindnorm.functional.rms_norm` with epsilon = sigma.
+    overflows, and none is lost beside a much stronger one that is not in its pool (with a matrix: down to 1e-24 of the
+    strongest in float32, and weights up to 1e10). With :math:`n = 2` and the mean, R is the square of
+    :func:`~braindnorm.functional.rms_norm` with epsilon = sigma.
 
     References
     ----------
@@ -105,26 +108,24 @@ def divisive_norm(
     >>> divisive_norm(jnp.array([10., 30.]) * u.Hz, sigma=20. * u.Hz, gamma=14. * u.Hz, pool="sum").round(1)
     Quantity([1. 9.], "Hz")
     """
-    check_axis_name(axis_name, axis_index_groups, name=name)
-    check_exponent(exponent, rectify, name=name)
-    kind, weights = read_pool(pool, name=name)
-    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit", name=name), name=name)
-    learned, gain_unit = units.strip_parameters(
-        {"gamma": gamma}, units.check_unit(out_unit, option="out_unit", name=name), name=name
-    )
+    check_axis_name(axis_name, axis_index_groups)
+    check_exponent(exponent, rectify)
+    kind, weights = read_pool(pool)
+    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
+    learned, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
     out_unit = reference if gain_unit is None else gain_unit
-    array = real_array(mantissa, name=name)
-    over = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes", name=name), name=name)
+    array = real_array(mantissa)
+    over = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
     over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     parameters = {
-        "sigma": in_drive_unit(sigma, reference, name=name),
-        "gamma": real_parameter(learned["gamma"], "gamma", name=name),
+        "sigma": in_drive_unit(sigma, reference),
+        "gamma": real_parameter(learned["gamma"], "gamma"),
     }
     # a change of prefix may have widened it
-    given = array if unit is None else real_array(units.strip(x, None, name=name)[0], name=name)
-    result = result_dtype([given, *parameters.values()], dtype, name=name)
-    valid = align(mask, array.shape, name=name)
-    padding = padding_of(array, masked_output, reference, out_unit, name=name)
+    given = array if unit is None else real_array(units.strip(x, None)[0])
+    result = result_dtype([given, *parameters.values()], dtype)
+    valid = align(mask, array.shape)
+    padding = padding_of(array, masked_output, reference, out_unit)
     how = Response(float(exponent), kind, bool(rectify))
     r = _response(array, parameters, valid, weights, over, how, result, keep_padding=padding is None)
     if valid is not None and padding is not None:
@@ -145,17 +146,14 @@ def _response(
 ) -> jax.Array:
     """Bring all to the shape and dtype of the arithmetic, and back."""
     wide = arithmetic_dtype(array.dtype, result)
-    fitted = [
-        fit_parameter(value, array.shape, option=option, name=over.name).astype(wide)
-        for option, value in parameters.items()
-    ]
+    fitted = [fit_parameter(value, array.shape, option=option).astype(wide) for option, value in parameters.items()]
     if weights is not None:
         weights = _fit_weights(weights, array.shape, over).astype(wide)
     seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
     drive = zero_masked(array, seen).astype(wide)
     sigma, gamma = fitted
     if over.axis_name is None:
-        r: jax.Array = _compiled(over._replace(name=""), how, drive, sigma, gamma, valid, weights)
+        r: jax.Array = _compiled(over, how, drive, sigma, gamma, valid, weights)
     else:
         r = respond(over, how, drive, sigma, gamma, valid, weights)
     return r.astype(result)
@@ -166,7 +164,7 @@ def _fit_weights(weights: Any, shape: tuple[int, ...], over: Reduction) -> jax.A
     alone = over.axis_name is None  # a matrix may be that of the elements of all devices
     if len(over.axes) != 1 or (alone and shape[over.axes[0]] != rows):
         raise AxisError(
-            f"{over.name}: a pool of {weights.shape} weights needs one pool axis of length {rows}; got"
+            f"a pool of {weights.shape} weights needs one pool axis of length {rows}; got"
             f" pool_axes={over.axes} of an input of shape {shape}."
         )
     return jnp.asarray(weights)

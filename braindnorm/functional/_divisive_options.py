@@ -10,7 +10,7 @@ from .. import units
 from ..errors import DtypeError, OptionError, UnitError
 
 
-def in_drive_unit(sigma: Any, unit: Any, *, name: str) -> Any:
+def in_drive_unit(sigma: Any, unit: Any) -> Any:
     """Return sigma as plain numbers that count in the unit of the drive.
 
     Raises
@@ -22,21 +22,21 @@ def in_drive_unit(sigma: Any, unit: Any, *, name: str) -> Any:
     OptionError
         If it is negative or not finite.
     """
-    plain, given = units.strip_parameters({"sigma": sigma}, None, name=name)
-    mantissa = real_parameter(plain["sigma"], "sigma", name=name)
+    plain, given = units.strip_parameters({"sigma": sigma}, None)
+    mantissa = real_parameter(plain["sigma"], "sigma")
     if given is not None:
         if not given.has_same_dim(unit):
             raise UnitError(
-                f"{name}: sigma is in {given}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
+                f"sigma is in {given}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
                 " plain number, which counts in it."
             )
         mantissa = units.convert(mantissa, given, unit)
     if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():
-        raise OptionError(f"{name}: sigma must be finite, zero or larger; got {sigma!r}.")
+        raise OptionError(f"sigma must be finite, zero or larger; got {sigma!r}.")
     return mantissa
 
 
-def real_parameter(value: Any, option: str, *, name: str) -> Any:
+def real_parameter(value: Any, option: str) -> Any:
     """Return plain numbers as they are.
 
     Raises
@@ -47,13 +47,13 @@ def real_parameter(value: Any, option: str, *, name: str) -> Any:
         If they are complex.
     """
     if value is None:
-        raise OptionError(f"{name}: {option} must be a number, an array of numbers or a quantity; got None.")
+        raise OptionError(f"{option} must be a number, an array of numbers or a quantity; got None.")
     if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
-        raise DtypeError(f"{name}: {option} is complex, for which divisive normalization is not defined. Make it real.")
+        raise DtypeError(f"{option} is complex, for which divisive normalization is not defined. Make it real.")
     return value
 
 
-def check_exponent(exponent: Any, rectify: Any, *, name: str) -> None:
+def check_exponent(exponent: Any, rectify: Any) -> None:
     """Raise unless the exponent is a positive number, and `rectify` a boolean.
 
     Raises
@@ -63,12 +63,12 @@ def check_exponent(exponent: Any, rectify: Any, *, name: str) -> None:
     """
     number = isinstance(exponent, int | float | np.number) and not isinstance(exponent, bool)
     if not number or not 0 < exponent <= 100:
-        raise OptionError(f"{name}: exponent must be one number above 0 and at most 100; got {exponent!r}.")
+        raise OptionError(f"exponent must be one number above 0 and at most 100; got {exponent!r}.")
     if not isinstance(rectify, bool | np.bool_):
-        raise OptionError(f"{name}: rectify must be True or False; got {rectify!r}.")
+        raise OptionError(f"rectify must be True or False; got {rectify!r}.")
 
 
-def read_pool(pool: Any, *, name: str) -> tuple[Literal["mean", "sum", "weighted"], Any]:
+def read_pool(pool: Any) -> tuple[Literal["mean", "sum", "weighted"], Any]:
     """Return the kind of a pool, and its weights as an array if it has them.
 
     Raises
@@ -85,18 +85,18 @@ def read_pool(pool: Any, *, name: str) -> tuple[Literal["mean", "sum", "weighted
             return "mean", None
         if pool == "sum":
             return "sum", None
-        raise OptionError(f"{name}: pool must be 'mean', 'sum' or a matrix of weights; got {pool!r}.")
-    plain, unit = units.strip_parameters({"pool": pool}, None, name=name)
+        raise OptionError(f"pool must be 'mean', 'sum' or a matrix of weights; got {pool!r}.")
+    plain, unit = units.strip_parameters({"pool": pool}, None)
     if unit is not None:
         raise UnitError(
-            f"{name}: the pool's weights are in {unit}, but weights are plain numbers: a pool has the unit of the"
+            f"the pool's weights are in {unit}, but weights are plain numbers: a pool has the unit of the"
             " drive. Divide them by their unit."
         )
-    weights = real_parameter(plain["pool"], "pool", name=name)
+    weights = real_parameter(plain["pool"], "pool")
     if jnp.ndim(weights) != 2 or jnp.shape(weights)[0] != jnp.shape(weights)[1]:
         raise OptionError(
-            f"{name}: a pool's weights are a square matrix, one row for each element; got shape {jnp.shape(weights)}."
+            f"a pool's weights are a square matrix, one row for each element; got shape {jnp.shape(weights)}."
         )
     if not isinstance(weights, jax.core.Tracer) and not (np.isfinite(weights) & (np.asarray(weights) >= 0)).all():
-        raise OptionError(f"{name}: a pool's weights must be finite, zero or larger, or the divisor may vanish.")
+        raise OptionError("a pool's weights must be finite, zero or larger, or the divisor may vanish.")
     return "weighted", weights

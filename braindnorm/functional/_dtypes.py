@@ -14,7 +14,7 @@ from ..errors import DtypeError
 _REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 
 
-def real_array(x: Any, *, name: str) -> jax.Array:
+def real_array(x: Any) -> jax.Array:
     """Return numbers as an array of floats; integers and booleans (spikes) become float.
 
     Raises
@@ -25,15 +25,15 @@ def real_array(x: Any, *, name: str) -> jax.Array:
     array = units.floating(x)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise DtypeError(
-            f"{name}: the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
+            f"the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
             " and imaginary parts, or its magnitude."
         )
     if array.dtype not in _REAL:
-        raise DtypeError(_narrow("the input is", array.dtype, "x.astype(jnp.float32)", name))
+        raise DtypeError(_narrow("the input is", array.dtype, "x.astype(jnp.float32)"))
     return array
 
 
-def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
+def result_dtype(arrays: Sequence[Any], dtype: Any) -> Any:
     """Return the dtype of the result: the one asked for, or the promotion of the input and the parameters.
 
     Raises
@@ -45,7 +45,7 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
     known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
     if dtype is None and len(known) == 1 and known <= _REAL:  # nearly every call
         return known.pop()
-    _check_kinds([getattr(a, "dtype", type(a)) for a in arrays], name)
+    _check_kinds([getattr(a, "dtype", type(a)) for a in arrays])
     if dtype is None:
         return jnp.result_type(*arrays) if arrays else None
     try:
@@ -53,27 +53,27 @@ def result_dtype(arrays: Sequence[Any], dtype: Any, *, name: str) -> Any:
             raise TypeError("an array")
         asked = jnp.dtype(dtype)
     except (TypeError, ValueError):
-        raise DtypeError(f"{name}: dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
+        raise DtypeError(f"dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
-        raise DtypeError(f"{name}: dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
+        raise DtypeError(f"dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
     if asked not in _REAL:
-        raise DtypeError(_narrow("dtype is", asked, f"norm(x).astype(jnp.{asked})", name))
+        raise DtypeError(_narrow("dtype is", asked, f"norm(x).astype(jnp.{asked})"))
     return asked
 
 
-def _check_kinds(kinds: Sequence[Any], name: str) -> None:
+def _check_kinds(kinds: Sequence[Any]) -> None:
     """Raise at scale or bias of a kind of number that has no meaning here."""
     for kind in kinds:
         if jnp.issubdtype(kind, jnp.complexfloating):
-            raise DtypeError(f"{name}: scale or bias is complex, for which these norms are not defined. Make it real.")
+            raise DtypeError("scale or bias is complex, for which these norms are not defined. Make it real.")
         if jnp.issubdtype(kind, jnp.bool_):
-            raise DtypeError(f"{name}: scale or bias is boolean. A mask is given as mask=mask; else make it a number.")
+            raise DtypeError("scale or bias is boolean. A mask is given as mask=mask; else make it a number.")
         if jnp.issubdtype(kind, jnp.floating) and jnp.dtype(kind) not in _REAL:
-            raise DtypeError(_narrow("scale or bias is", jnp.dtype(kind), "scale.astype(jnp.float32)", name))
+            raise DtypeError(_narrow("scale or bias is", jnp.dtype(kind), "scale.astype(jnp.float32)"))
 
 
-def _narrow(what: str, dtype: Any, cure: str, name: str) -> str:
-    return f"{name}: {what} {dtype}, which JAX combines with no other dtype. Convert explicitly: {cure}."
+def _narrow(what: str, dtype: Any, cure: str) -> str:
+    return f"{what} {dtype}, which JAX combines with no other dtype. Convert explicitly: {cure}."
 
 
 @functools.lru_cache(maxsize=64)

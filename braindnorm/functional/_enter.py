@@ -75,27 +75,24 @@ def enter(x: Any, parameters: Mapping[str, Any], options: NormOptions) -> Entry:
     options : NormOptions
         Those of the call, all but the ones that are left at their default.
     """
-    name = options["name"]
-    mantissa, unit = units.strip(x, units.check_unit(options.get("unit"), option="unit", name=name), name=name)
-    out_unit = units.check_unit(options.get("out_unit"), option="out_unit", name=name)
-    plain, out_unit = units.strip_parameters(parameters, out_unit, name=name)
+    mantissa, unit = units.strip(x, units.check_unit(options.get("unit"), option="unit"))
+    out_unit = units.check_unit(options.get("out_unit"), option="out_unit")
+    plain, out_unit = units.strip_parameters(parameters, out_unit)
     out_unit = unit if out_unit is None else out_unit
-    array = real_array(mantissa, name=name)
+    array = real_array(mantissa)
     # a change of prefix may have widened it
-    arrived = array if options.get("unit") is None else real_array(units.strip(x, None, name=name)[0], name=name)
+    arrived = array if options.get("unit") is None else real_array(units.strip(x, None)[0])
     affine = options.get("affine")
     arrays = [arrived, *plain.values(), *(() if affine is None else jax.tree.leaves(affine.value))]
-    result = result_dtype(arrays, options.get("dtype"), name=name)
-    padding = padding_of(array, options.get("masked_output", "zero"), unit, out_unit, name=name)
-    valid = align(options.get("mask"), array.shape, name=name)
+    result = result_dtype(arrays, options.get("dtype"))
+    padding = padding_of(array, options.get("masked_output", "zero"), unit, out_unit)
+    valid = align(options.get("mask"), array.shape)
     return Entry(array, valid, plain, affine, unit, out_unit, arithmetic_dtype(array.dtype, result), result, padding)
 
 
-def padding_of(
-    array: jax.Array, masked_output: MaskedOutput, unit: units.Unit, out_unit: units.Unit, *, name: str
-) -> Any:
+def padding_of(array: jax.Array, masked_output: MaskedOutput, unit: units.Unit, out_unit: units.Unit) -> Any:
     """Return what comes out at masked positions; None where it is the normalized input."""
-    check_masked_output(masked_output, name=name)
+    check_masked_output(masked_output)
     if masked_output == "zero":
         return np.zeros((), array.dtype)
     if masked_output == "normalize":
@@ -103,7 +100,7 @@ def padding_of(
     if not unit.has_same_dim(out_unit):
         output = "a plain output" if out_unit.is_unitless else f"an output in {out_unit}"
         raise UnitError(
-            f"{name}: masked_output='input' would pass an input in {unit} through to {output}. Use 'zero' or"
+            f"masked_output='input' would pass an input in {unit} through to {output}. Use 'zero' or"
             " 'normalize', or an out_unit of the input's dimension."
         )
     if unit != out_unit:  # half precision holds no other prefix
@@ -111,7 +108,7 @@ def padding_of(
     return jnp.asarray(units.convert(array, unit, out_unit))
 
 
-def check_masked_output(masked_output: Any, *, name: str) -> None:
+def check_masked_output(masked_output: Any) -> None:
     """Raise unless `masked_output` is one of its three modes."""
     if not isinstance(masked_output, str) or masked_output not in ("zero", "input", "normalize"):
-        raise OptionError(f"{name}: masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")
+        raise OptionError(f"masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")

@@ -3,14 +3,14 @@
 from typing import Any, Unpack
 
 from .._numerics.axes import DEFAULT_GROUPS, Axes
-from ._arguments import says_what_to_write
+from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import grouped_reduction
 from ._standardize import standardization, standardize
 
 
-@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+@norm_function(OPTIONS)
 def group_norm(
     x: Any,
     num_groups: int | None = DEFAULT_GROUPS,
@@ -65,7 +65,6 @@ def group_norm(
     >>> group_norm(jnp.array([[1., 3., 10., 30.]]), num_groups=2).round(3)
     Array([[-1.,  1., -1.,  1.]], dtype=float32)
     """
-    options.setdefault("name", "group_norm")
     entry = enter(x, {"scale": scale, "bias": bias}, options)
     groups = (num_groups, group_size)
     reduction = grouped_reduction(entry.x.shape, reduction_axes, feature_axis, groups, options)

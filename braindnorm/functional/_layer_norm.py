@@ -3,14 +3,14 @@
 from typing import Any, Unpack
 
 from .._numerics.axes import Axes
-from ._arguments import says_what_to_write
+from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
 from ._standardize import standardization, standardize
 
 
-@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+@norm_function(OPTIONS)
 def layer_norm(
     x: Any, scale: Any = None, bias: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]
 ) -> Any:
@@ -53,7 +53,6 @@ def layer_norm(
     >>> layer_norm(jnp.array([-65., -64., -63.]) * u.mV, out_unit=u.UNITLESS).round(3)
     Array([-1.225,  0.   ,  1.225], dtype=float32)
     """
-    options.setdefault("name", "layer_norm")
     entry = enter(x, {"scale": scale, "bias": bias}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
     return leave(standardize(entry, standardization(entry, reduction, options)), entry)

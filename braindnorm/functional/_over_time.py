@@ -90,13 +90,13 @@ class Clock:
         shape = found.m2.shape[1:] if self.sequence else found.m2.shape
         if shape != self.past.m2.value.shape:
             raise AxisError(
-                f"{over.name}: the statistics of a step are of shape {shape}, but the memory is of shape"
+                f"the statistics of a step are of shape {shape}, but the memory is of shape"
                 f" {self.past.m2.value.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
                 " reset_state(batch_size)."
             )
         if self.began is not None and any(self.began.shape[axis] != 1 for axis in over.axes):
             raise MaskError(
-                f"{over.name}: a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
+                f"a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
                 f" all of them (axes {over.axes}). Give one entry, which resets all, or other reduction_axes."
             )
         return Steps(jnp.broadcast_to(found.count, found.m2.shape), mean, found.m2)

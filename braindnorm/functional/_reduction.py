@@ -17,10 +17,10 @@ def reduction_over(
     options: NormOptions,
 ) -> Reduction:
     """Return the reduction of an array of this shape over some axes, and over the devices of a mapped axis."""
-    name, axis_name, groups = options["name"], options.get("axis_name"), options.get("axis_index_groups")
-    check_axis_name(axis_name, groups, name=name)
-    counted = canonical_axes(axes, len(shape), option="reduction_axes", name=name)
-    return Reduction(counted, axis_name=axis_name, axis_index_groups=groups, name=name)
+    axis_name, groups = options.get("axis_name"), options.get("axis_index_groups")
+    check_axis_name(axis_name, groups)
+    counted = canonical_axes(axes, len(shape), option="reduction_axes")
+    return Reduction(counted, axis_name=axis_name, axis_index_groups=groups)
 
 
 def grouped_reduction(
@@ -34,9 +34,8 @@ def grouped_reduction(
 
     With `axes` None it runs over every axis but the leading one, the batch, unless that holds the channels.
     """
-    name = options["name"]
-    channel = single_axis(canonical_axes(feature_axis, len(shape), option="feature_axis", name=name), name=name)
-    num_groups, _ = split_groups(shape[channel], *groups, name=name)
+    channel = single_axis(canonical_axes(feature_axis, len(shape), option="feature_axis"))
+    num_groups, _ = split_groups(shape[channel], *groups)
     if axes is None:
         axes = tuple(range(1 if channel else 0, len(shape)))
     whole = reduction_over(shape, axes, options)
@@ -44,16 +43,16 @@ def grouped_reduction(
     return whole._replace(axes=others, channel_axis=channel, num_groups=num_groups)
 
 
-def check_axis_name(axis_name: Any, groups: Any, *, name: str) -> None:
+def check_axis_name(axis_name: Any, groups: Any) -> None:
     """Raise if `axis_name` cannot be the name of a mapped axis, or names; to JAX an integer is a place."""
     if axis_name is None and groups is not None:
         raise OptionError(
-            f"{name}: axis_index_groups={groups!r} divides a mapped axis, but axis_name is None. Name the axis, or"
+            f"axis_index_groups={groups!r} divides a mapped axis, but axis_name is None. Name the axis, or"
             " leave the groups out."
         )
     for one in axis_name if isinstance(axis_name, tuple) else (axis_name,):
         if isinstance(one, int | np.integer) or not isinstance(one, Hashable):
             raise OptionError(
-                f"{name}: axis_name must be the name of a mapped axis such as 'batch', a tuple of names or None; got"
+                f"axis_name must be the name of a mapped axis such as 'batch', a tuple of names or None; got"
                 f" {axis_name!r}. Axes of the input go to reduction_axes."
             )

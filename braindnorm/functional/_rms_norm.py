@@ -3,14 +3,14 @@
 from typing import Any, Unpack
 
 from .._numerics.axes import Axes
-from ._arguments import says_what_to_write
+from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
 from ._standardize import standardization, standardize
 
 
-@says_what_to_write(OPTIONS, "A mask is given as mask=mask")
+@norm_function(OPTIONS)
 def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]) -> Any:
     r"""Root mean square normalization [1]_: no centring, no bias.
 
@@ -49,7 +49,6 @@ def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options:
     >>> rms_norm(jnp.array([2., -2.]) * u.nA, out_unit=u.UNITLESS).round(3)
     Array([ 1., -1.], dtype=float32)
     """
-    options.setdefault("name", "rms_norm")
     entry = enter(x, {"scale": scale, "bias": None}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
     return leave(standardize(entry, standardization(entry, reduction, options, centred=False)), entry)

@@ -59,16 +59,16 @@ def standardization(
     entry: Entry, reduction: Reduction, options: NormOptions, *, centred: bool = True
 ) -> Standardization:
     """Return how to standardize an input, with an epsilon that is expressed in the square of its unit."""
-    name, fast = options["name"], options.get("use_fast_variance", True)
-    check_fast_variance(fast, name=name)
-    epsilon = units.variance_of(options.get("epsilon", EPSILON), entry.unit, name=name)
+    fast = options.get("use_fast_variance", True)
+    check_fast_variance(fast)
+    epsilon = units.variance_of(options.get("epsilon", EPSILON), entry.unit)
     return Standardization(reduction, epsilon, centred, bool(fast), entry.padding is None and entry.valid is not None)
 
 
-def check_fast_variance(use_fast_variance: Any, *, name: str) -> None:
+def check_fast_variance(use_fast_variance: Any) -> None:
     """Raise unless `use_fast_variance` is a boolean."""
     if not isinstance(use_fast_variance, bool | np.bool_):
-        raise OptionError(f"{name}: use_fast_variance must be True or False; got {use_fast_variance!r}.")
+        raise OptionError(f"use_fast_variance must be True or False; got {use_fast_variance!r}.")
 
 
 def standardize(entry: Entry, how: Standardization) -> jax.Array:
@@ -94,10 +94,9 @@ def apply_affine(z: jax.Array, entry: Entry, how: Standardization) -> jax.Array:
 
 def fitted_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
     """Return scale and bias as they broadcast to the input, None for what there is not."""
-    name, shape = how.reduction.name, entry.x.shape
+    shape = entry.x.shape
     return [
-        None if value is None else fit_parameter(value, shape, option=key, name=name)
-        for key, value in entry.parameters.items()
+        None if value is None else fit_parameter(value, shape, option=key) for key, value in entry.parameters.items()
     ]
 
 

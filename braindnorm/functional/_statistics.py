@@ -8,6 +8,7 @@ from .. import units
 from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
 from .._numerics.moments import deviations, zero_masked
+from ._arguments import norm_function
 from ._enter import NormOptions, enter
 from ._reduction import reduction_over
 
@@ -20,6 +21,7 @@ class Statistics(NamedTuple):
     var: Any
 
 
+@norm_function()
 def moments(
     x: Any,
     reduction_axes: Axes = -1,
@@ -71,7 +73,7 @@ def moments(
     2.0 -64. mV 1. mV^2
     """
     options: NormOptions = {
-        "name": name, "mask": mask, "unit": unit, "axis_name": axis_name, "axis_index_groups": axis_index_groups
+        "mask": mask, "unit": unit, "axis_name": axis_name, "axis_index_groups": axis_index_groups
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)

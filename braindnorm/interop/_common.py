@@ -96,7 +96,7 @@ def check_expressible(layer: Any, target: str, *, call: str, has: Collection[str
     state = state_of(layer)
     if state is not None and type(state).execute is not NormParam.execute:
         lacks(call, layer, f"param_type={type(state).__name__}", target, "Build the layer with the default param_type.")
-    if not units.strip(layer.epsilon, None, name=call)[1].is_unitless:
+    if not units.strip(layer.epsilon, None)[1].is_unitless:
         lacks(call, layer, f"a unit in epsilon={layer.epsilon}", target, "Give epsilon as a plain number.")
 
 

@@ -60,7 +60,7 @@ def from_flax(
     if kind not in KINDS or type(module) not in (getattr(nnx, kind), getattr(linen, kind)):
         unknown("from_flax", module, KINDS)
     scale, bias = _weights(module, variables) if isinstance(module, linen.Module) else _variables(module)
-    features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes", name=kind)
+    features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes")
     theirs = {key: getattr(module, key) for key in _SHARED} | AS_THERE
     theirs |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
     if kind == "RMSNorm":

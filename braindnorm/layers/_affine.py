@@ -13,7 +13,6 @@ from .._numerics.axes import feature_shape
 from ..errors import AxisError, DtypeError, OptionError
 from ..functional._dtypes import result_dtype
 from ._per_step import at_step
-from ._wiring import label
 
 
 class NormParam(brainstate.ParamState):
@@ -65,7 +64,7 @@ def explain_missing(layer: Any, name: str) -> Any:
             f". Write .{holder}.value[{key!r}] for the plain array in out_unit, and .{key}_quantity for the same with"
             " its unit."
         )
-    raise AttributeError(message, name=name, obj=layer)
+    raise AttributeError(message, obj=layer)
 
 
 def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_unit: Any) -> tuple[Any, Any]:
@@ -87,23 +86,20 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     tuple
         The state (None without parameters), and the unit of the output (None if nothing sets one).
     """
-    name = label(layer)
     for key, wanted in learn.items():
         if not isinstance(wanted, bool | np.bool_):
-            raise OptionError(f"{name}: use_{key} must be True or False; got {wanted!r}.")
+            raise OptionError(f"use_{key} must be True or False; got {wanted!r}.")
     shape = feature_shape(layer.in_size, layer.feature_axes)
     if layer.num_steps is not None:
         shape = (layer.num_steps, *shape)
         if not _plain(param_type):
             raise OptionError(
-                f"{name}: num_steps={layer.num_steps} takes the parameters of each step apart, which the own execute of"
+                f"num_steps={layer.num_steps} takes the parameters of each step apart, which the own execute of"
                 f" {param_type.__name__} does not know of. Use NormParam, or num_steps=None."
             )
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
-    plain, out_unit = units.strip_parameters(
-        initial, units.check_unit(out_unit, option="out_unit", name=name), name=name
-    )
-    return (param_type({key: _real(v, key, name) for key, v in plain.items()}) if plain else None), out_unit
+    plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit"))
+    return (param_type({key: _real(v, key) for key, v in plain.items()}) if plain else None), out_unit
 
 
 def learned(layer: Any, weight: Any, x: Any) -> dict[str, Any]:
@@ -134,7 +130,7 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
     AxisError
         Showing both lengths.
     """
-    shape = units.shape_of(x, name=label(layer))
+    shape = units.shape_of(x)
     parameter = None if weight is None else next(iter(weight.value.values())).shape
     for axis in layer.feature_axes:
         right, whole = axis - len(layer.in_size), layer.in_size[axis]
@@ -162,7 +158,7 @@ def _may_be_a_part(layer: Any, right: int, there: int | None, ndim: int) -> bool
 def _other_features(layer: Any, right: int, shape: tuple[int, ...], parameter: int | None) -> str:
     long = layer.in_size[right] if parameter is None else parameter
     why = "as in_size says" if parameter is None else "as scale and bias are"
-    message = f"{label(layer)}: axis {right} of the input must be {long} long, {why}; got an input of shape {shape}."
+    message = f"axis {right} of the input must be {long} long, {why}; got an input of shape {shape}."
     mapped = getattr(jax.sharding.get_abstract_mesh(), "manual_axes", ())
     if parameter == layer.in_size[right] and -right <= len(shape) and mapped:
         state = "scale" if hasattr(layer, "scale") else "weight"
@@ -174,14 +170,14 @@ def _other_features(layer: Any, right: int, shape: tuple[int, ...], parameter: i
     return f"{message} Check in_size and the feature axes, or reshape the input."
 
 
-def _real(value: Any, key: str, name: str) -> jax.Array:
+def _real(value: Any, key: str) -> jax.Array:
     """Return a parameter that can be differentiated, of a type of its own: an optimizer step must not change it."""
     array = jnp.asarray(value)
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise DtypeError(f"{name}: {key}_init makes a complex {key}, for which norms are not defined. Make it real.")
+        raise DtypeError(f"{key}_init makes a complex {key}, for which norms are not defined. Make it real.")
     floating = jnp.issubdtype(array.dtype, jnp.floating)
     if floating:
-        result_dtype([array], None, name=name)
+        result_dtype([array], None)
     return array.astype(array.dtype if floating else brainstate.environ.dftype())
 
 
@@ -190,16 +186,14 @@ def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
     init = getattr(layer, option)
     try:
         value = brainstate.nn.init.param(init, shape, allow_none=False)
-        mantissa, unit = units.strip(value, None, name=label(layer))
+        mantissa, unit = units.strip(value, None)
     except (TypeError, ValueError) as error:
         raise OptionError(
-            f"{label(layer)}: {option}={init!r} makes no parameter of shape {shape}: {str(error).strip()} Give an"
+            f"{option}={init!r} makes no parameter of shape {shape}: {str(error).strip()} Give an"
             " initializer of brainstate.nn.init, an array, a number or a quantity."
         ) from error
     if jnp.ndim(mantissa) == 0:
         return units.restore(jnp.full(shape, mantissa), unit)
     if jnp.shape(mantissa) != shape:
-        raise OptionError(
-            f"{label(layer)}: {option} made shape {jnp.shape(mantissa)}, but scale and bias have {shape}."
-        )
+        raise OptionError(f"{option} made shape {jnp.shape(mantissa)}, but scale and bias have {shape}.")
     return value

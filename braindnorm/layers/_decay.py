@@ -12,7 +12,7 @@ from .. import units
 from ..errors import DtypeError, OptionError, UnitError
 
 
-def check_decay(decay: Any, tau: Any, *, name: str) -> None:
+def check_decay(decay: Any, tau: Any) -> None:
     """Raise unless at most one is given, `decay` lies between 0 and 1, and `tau` is positive.
 
     Raises
@@ -21,18 +21,18 @@ def check_decay(decay: Any, tau: Any, *, name: str) -> None:
         Saying which is wrong.
     """
     if decay is not None and tau is not None:
-        raise OptionError(f"{name}: give decay (a step) or tau (a time constant), not both; got {decay!r} and {tau!r}.")
+        raise OptionError(f"give decay (a step) or tau (a time constant), not both; got {decay!r} and {tau!r}.")
     if decay is not None:
-        number, unit = _number(decay, "decay", name)
+        number, unit = _number(decay, "decay")
         if not unit.is_unitless:
-            raise OptionError(f"{name}: decay={decay} has a unit, and a factor has none. Did you mean tau={decay}?")
+            raise OptionError(f"decay={decay} has a unit, and a factor has none. Did you mean tau={decay}?")
         if not 0 <= number <= 1:
-            raise OptionError(f"{name}: decay must lie between 0 (forget all) and 1 (forget nothing); got {decay!r}.")
-    if tau is not None and not _number(tau, "tau", name)[0] > 0:
-        raise OptionError(f"{name}: tau must be longer than 0; got {tau!r}.")
+            raise OptionError(f"decay must lie between 0 (forget all) and 1 (forget nothing); got {decay!r}.")
+    if tau is not None and not _number(tau, "tau")[0] > 0:
+        raise OptionError(f"tau must be longer than 0; got {tau!r}.")
 
 
-def rate_of(decay: Any, tau: Any, *, name: str) -> Any:
+def rate_of(decay: Any, tau: Any) -> Any:
     r"""Return how fast the past fades, :math:`\Delta t / \tau` or :math:`-\ln` of `decay`; 0 where neither is given.
 
     The rate has digits where the factor has none: 0.9999 of float32 to the power of 100000 is off by 3e-3.
@@ -50,25 +50,25 @@ def rate_of(decay: Any, tau: Any, *, name: str) -> Any:
     dt = brainstate.environ.get("dt", None)
     if dt is None:
         raise OptionError(
-            f"{name}: tau={tau} is a time, and the environment has no time step. Write"
+            f"tau={tau} is a time, and the environment has no time step. Write"
             " brainstate.environ.set(dt=0.1 * brainunit.ms), or give decay instead of tau."
         )
     if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(dt)):
-        rate = _step_over_constant(dt, tau, name)
+        rate = _step_over_constant(dt, tau)
         return jnp.where(rate > 0, rate, jnp.nan)  # known only when the program runs: NaN, not a factor above 1
     with jax.ensure_compile_time_eval():  # what is known stays known while a program is traced
-        rate = np.asarray(_step_over_constant(dt, tau, name))
+        rate = np.asarray(_step_over_constant(dt, tau))
     if rate.ndim or not rate > 0:
-        raise OptionError(f"{name}: the environment's time step dt must be one time, longer than 0; got {dt!r}.")
+        raise OptionError(f"the environment's time step dt must be one time, longer than 0; got {dt!r}.")
     return float(rate)
 
 
-def _step_over_constant(dt: Any, tau: Any, name: str) -> Any:
-    constant, unit = units.strip(tau, None, name=name)
-    step, arrived = units.strip(dt, None, name=f"{name} (its tau, for environ dt)")
+def _step_over_constant(dt: Any, tau: Any) -> Any:
+    constant, unit = units.strip(tau, None)
+    step, arrived = units.strip(dt, None)
     if not arrived.has_same_dim(unit):
         raise UnitError(
-            f"{name}: tau={tau} and the environment's time step dt={dt} must both be times, or both be plain numbers."
+            f"tau={tau} and the environment's time step dt={dt} must both be times, or both be plain numbers."
             f" Write tau={_as_time(tau, unit)} and brainstate.environ.set(dt={_as_time(dt, arrived)})."
         )
     return units.convert(step, arrived, unit) / constant
@@ -79,15 +79,15 @@ def _as_time(value: Any, unit: Any) -> str:
     return f"{known} * brainunit.ms"
 
 
-def _number(value: Any, option: str, name: str) -> tuple[Any, Any]:
+def _number(value: Any, option: str) -> tuple[Any, Any]:
     """Return one number, and its unit."""
     try:
-        mantissa, unit = units.strip(value, None, name=name)
+        mantissa, unit = units.strip(value, None)
     except DtypeError as error:
-        raise OptionError(f"{name}: {option} must be one number; got {value!r}.") from error
+        raise OptionError(f"{option} must be one number; got {value!r}.") from error
     if isinstance(mantissa, jax.core.Tracer):
-        raise OptionError(f"{name}: {option} must be a number that is known when the norm is built; got {value!r}.")
+        raise OptionError(f"{option} must be a number that is known when the norm is built; got {value!r}.")
     number = np.asarray(mantissa)
     if number.ndim or number.dtype.kind not in "fiu":
-        raise OptionError(f"{name}: {option} must be one number; got {value!r}.")
+        raise OptionError(f"{option} must be one number; got {value!r}.")
     return number, unit

@@ -4,7 +4,6 @@ from typing import Any
 
 from .. import units
 from ..errors import OptionError
-from ._wiring import label
 
 
 def local_groups(layer: Any, x: Any) -> int:
@@ -20,16 +19,16 @@ def local_groups(layer: Any, x: Any) -> int:
         (no `axis_name`), or if nothing says which devices hold channels of the same group: the sum over all of
         `axis_name` would mix groups.
     """
-    whole, size, shape = layer.in_size[layer.feature_axis], layer.group_size, units.shape_of(x, name=label(layer))
+    whole, size, shape = layer.in_size[layer.feature_axis], layer.group_size, units.shape_of(x)
     channels = shape[layer.feature_axis] if len(shape) >= -layer.feature_axis else whole
     if channels % size and size % channels:
         raise OptionError(
-            f"{label(layer)}: {channels} of {whole} channels are here, and groups have {size}. Shard the channels so"
+            f"{channels} of {whole} channels are here, and groups have {size}. Shard the channels so"
             f" that each device holds whole groups or an equal part of one, or choose another group_size."
         )
     if channels < size and layer.axis_name is None:
         raise OptionError(
-            f"{label(layer)}: {channels} of {whole} channels are here, but groups have {size}. Build the norm with"
+            f"{channels} of {whole} channels are here, but groups have {size}. Build the norm with"
             f" axis_name, the mesh axis that shards the channels{_and_groups(layer, channels)}."
         )
     if channels < whole and size < whole and layer.axis_name is not None and layer.axis_index_groups is None:
@@ -40,7 +39,7 @@ def local_groups(layer: Any, x: Any) -> int:
 def _undecided(layer: Any, channels: int) -> str:
     whole, size = layer.in_size[layer.feature_axis], layer.group_size
     message = (
-        f"{label(layer)}: {channels} of {whole} channels are here, groups have {size}, and a sum over all of"
+        f"{channels} of {whole} channels are here, groups have {size}, and a sum over all of"
         f" axis_name={layer.axis_name!r} would mix different groups. Build the norm with"
     )
     if channels < size:

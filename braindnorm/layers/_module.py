@@ -1,11 +1,15 @@
 """What Python needs to know of a layer, whatever the layer computes."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import brainstate
 
+from ..errors import NormError
 from ._watch import watched
+from ._wiring import label
 
 
 class Signature:
@@ -33,6 +37,21 @@ class NormModule(brainstate.nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in ("update", "sequence"):
-            if inspect.isfunction(vars(cls).get(name)):
-                setattr(cls, name, watched(vars(cls)[name]))
+        for name in ("__init__", "init_state", "reset_state", "update", "sequence"):
+            method = vars(cls).get(name)
+            if inspect.isfunction(method):
+                setattr(cls, name, _named(watched(method) if name in ("update", "sequence") else method))
+
+
+def _named(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method whose errors say which layer was called."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except NormError as error:
+            error.caller = label(self)
+            raise
+
+    return call

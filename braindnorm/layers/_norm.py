@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from .._numerics.moments import Reduction
 from ..functional._enter import NormOptions
-from ._wiring import OPTIONS, label
+from ._wiring import OPTIONS
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Norm(Protocol):
 
 def norm_options(layer: Any, mask: Any = None) -> NormOptions:
     """Return the shared options of a layer as those of a functional norm."""
-    options: NormOptions = {"name": label(layer), "mask": mask}
+    options: NormOptions = {"mask": mask}
     for key in OPTIONS:
         options[key] = getattr(layer, key)  # type: ignore[literal-required]
     return options

@@ -11,10 +11,9 @@ import numpy as np
 
 from .. import units
 from ..errors import AxisError, OptionError
-from ._wiring import label
 
 
-def check_num_steps(num_steps: Any, *, name: str) -> int | None:
+def check_num_steps(num_steps: Any) -> int | None:
     """Return the number of steps, or None where the parameters are those of all steps.
 
     Raises
@@ -26,7 +25,7 @@ def check_num_steps(num_steps: Any, *, name: str) -> int | None:
         return None
     integer = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
     if not integer or not 1 <= num_steps <= sys.maxsize:
-        raise OptionError(f"{name}: num_steps must be a positive integer, or None; got {num_steps!r}.")
+        raise OptionError(f"num_steps must be a positive integer, or None; got {num_steps!r}.")
     return int(num_steps)
 
 
@@ -46,12 +45,12 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
     AxisError
         If an array of steps does not fit the leading axes.
     """
-    name, shape = label(layer), units.shape_of(x, name=label(layer))
-    steps = _steps(layer.num_steps, name)
+    shape = units.shape_of(x)
+    steps = _steps(layer.num_steps)
     batch = shape[: max(len(shape) - len(layer.in_size), 0)]
     if steps.shape != batch[: steps.ndim]:
         raise AxisError(
-            f"{name}: the steps i of shape {steps.shape} do not fit the leading axes of an input of shape {shape}, of"
+            f"the steps i of shape {steps.shape} do not fit the leading axes of an input of shape {shape}, of"
             f" which {batch} come before in_size={layer.in_size}. For a whole sequence set one i for each"
             " entry of its leading axis, time; for one step, one integer."
         )
@@ -61,11 +60,11 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
     return {key: v.reshape(*steps.shape, *spread, *v.shape[steps.ndim :]) for key, v in taken.items()}
 
 
-def _steps(num_steps: int, name: str) -> jax.Array:
+def _steps(num_steps: int) -> jax.Array:
     given = brainstate.environ.get("i", None)
     if given is None:
         raise OptionError(
-            f"{name} has parameters for each of num_steps={num_steps} steps, but the environment does not say which"
+            f"there are parameters for each of num_steps={num_steps} steps, but the environment does not say which"
             " step this is. Write with brainstate.environ.context(i=i): in the body of the loop, or"
             f" i=jnp.arange({num_steps}) around a whole sequence of shape (time, ...)."
         )
@@ -74,10 +73,8 @@ def _steps(num_steps: int, name: str) -> jax.Array:
     except (TypeError, ValueError):
         steps = jnp.asarray(jnp.nan)
     if not jnp.issubdtype(steps.dtype, jnp.integer):
-        raise OptionError(f"{name}: the step i must be an integer, or an array of integers; got {given!r}.")
+        raise OptionError(f"the step i must be an integer, or an array of integers; got {given!r}.")
     known = not isinstance(given, jax.core.Tracer) and np.size(given)
     if known and not 0 <= np.min(given) <= np.max(given) < num_steps:
-        raise OptionError(
-            f"{name}: step i={given} is not one of the num_steps={num_steps} steps, 0 to {num_steps - 1}."
-        )
+        raise OptionError(f"step i={given} is not one of the num_steps={num_steps} steps, 0 to {num_steps - 1}.")
     return steps

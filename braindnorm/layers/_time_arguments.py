@@ -41,7 +41,7 @@ def check_wrapped(norm: Any) -> None:
         )
 
 
-def batch_shape(batch_size: Any, *, name: str) -> tuple[int, ...]:
+def batch_shape(batch_size: Any) -> tuple[int, ...]:
     """Return the batch axes of a step: of an integer, several, or None for a single trial.
 
     Raises
@@ -58,13 +58,13 @@ def batch_shape(batch_size: Any, *, name: str) -> tuple[int, ...]:
         sizes = (-1,)
     if min(sizes, default=0) < 0:
         raise OptionError(
-            f"{name}: batch_size must be the batch axes of a step's input, an integer or a tuple of them, or None for a"
+            f"batch_size must be the batch axes of a step's input, an integer or a tuple of them, or None for a"
             f" single trial; got {batch_size!r}."
         )
     return sizes
 
 
-def check_time_axis(time_axis: Any, *, name: str) -> int:
+def check_time_axis(time_axis: Any) -> int:
     """Return the one axis that is time.
 
     Raises
@@ -72,9 +72,9 @@ def check_time_axis(time_axis: Any, *, name: str) -> int:
     AxisError
         If it is no integer, or several.
     """
-    axes = as_axes(time_axis, option="time_axis", name=name)
+    axes = as_axes(time_axis, option="time_axis")
     if len(axes) != 1:
-        raise AxisError(f"{name}: time_axis must be one integer, the axis of xs that is time; got {time_axis!r}.")
+        raise AxisError(f"time_axis must be one integer, the axis of xs that is time; got {time_axis!r}.")
     return axes[0]
 
 

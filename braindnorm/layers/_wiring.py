@@ -22,14 +22,13 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
 
     The checks are those of the functional norm itself, asked early.
     """
-    name = label(layer)
-    unit = units.check_unit(options["unit"], option="unit", name=name)
-    units.check_unit(options["out_unit"], option="out_unit", name=name)
-    check_masked_output(options["masked_output"], name=name)
-    check_fast_variance(options["use_fast_variance"], name=name)
-    check_axis_name(options["axis_name"], options["axis_index_groups"], name=name)
-    result_dtype([], options["dtype"], name=name)
-    units.check_epsilon(options["epsilon"], unit, name=name)
+    unit = units.check_unit(options["unit"], option="unit")
+    units.check_unit(options["out_unit"], option="out_unit")
+    check_masked_output(options["masked_output"])
+    check_fast_variance(options["use_fast_variance"])
+    check_axis_name(options["axis_name"], options["axis_index_groups"])
+    result_dtype([], options["dtype"])
+    units.check_epsilon(options["epsilon"], unit)
     for key in OPTIONS:
         setattr(layer, key, options[key])
 
@@ -38,19 +37,19 @@ def check_name(name: Any, layer: Any) -> str | None:
     """Return what a layer is to be called, or None; brainstate takes nothing but text."""
     if name is None or isinstance(name, str):
         return name
-    raise OptionError(f"{type(layer).__name__}: name must be text or None; got {name!r}.")
+    raise OptionError(f"name must be text or None; got {name!r}.")
 
 
 def call_options(layer: Any, x: Any, mask: Any) -> dict[str, Any]:
     """Return the shared options of a layer as arguments of its functional norm, and the mask of this call."""
-    name = label(layer)
-    mask = with_step_mask(mask, x, layer.in_size, name=name)
-    return {"name": name, "mask": mask, **{key: getattr(layer, key) for key in OPTIONS}}
+    mask = with_step_mask(mask, x, layer.in_size)
+    return {"mask": mask, **{key: getattr(layer, key) for key in OPTIONS}}
 
 
 def label(layer: brainstate.nn.Module) -> str:
     """Return what errors call a layer: its class, and its name or else its size."""
     kind = type(layer).__name__
-    if layer.name is not None:
-        return f"{kind} {layer.name!r}"
-    return kind if layer.in_size is None else f"{kind}(in_size={layer.in_size})"
+    name, size = getattr(layer, "name", None), getattr(layer, "in_size", None)  # not there yet while it is built
+    if name is not None:
+        return f"{kind} {name!r}"
+    return kind if size is None else f"{kind}(in_size={size})"

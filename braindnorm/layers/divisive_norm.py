@@ -19,7 +19,7 @@ from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
 from ._module import NormModule
 from ._positive import PositiveT
-from ._wiring import check_name, label
+from ._wiring import check_name
 
 OPTIONS = (
     "exponent", "pool_axes", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
@@ -118,22 +118,20 @@ class DivisiveNorm(NormModule):
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size, name=label(self))
+        size = as_size(in_size)
         self.in_size = self.out_size = size
-        self.pool_axes = as_axes(pool_axes, option="pool_axes", name=label(self))
-        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
+        self.pool_axes = as_axes(pool_axes, option="pool_axes")
+        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes")
         self._shape = feature_shape(size, self.feature_axes)
         self.exponent, self.pool, self.rectify, self.masked_output = exponent, pool, rectify, masked_output
         self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
-        check_exponent(exponent, rectify, name=label(self))
-        read_pool(_value(pool), name=label(self))
-        check_masked_output(masked_output, name=label(self))
-        check_axis_name(axis_name, axis_index_groups, name=label(self))
-        result_dtype([], dtype, name=label(self))
-        self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit", name=label(self)))
-        self.gamma, self.out_unit = self._learned(
-            "gamma", gamma, units.check_unit(out_unit, option="out_unit", name=label(self))
-        )
+        check_exponent(exponent, rectify)
+        read_pool(_value(pool))
+        check_masked_output(masked_output)
+        check_axis_name(axis_name, axis_index_groups)
+        result_dtype([], dtype)
+        self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit"))
+        self.gamma, self.out_unit = self._learned("gamma", gamma, units.check_unit(out_unit, option="out_unit"))
 
     @property
     def sigma_quantity(self) -> Any:
@@ -147,8 +145,8 @@ class DivisiveNorm(NormModule):
 
     def reduction(self, shape: Sequence[int]) -> Reduction:
         """Return what the pools of a drive of this shape run over."""
-        name, groups = label(self), self.axis_index_groups
-        options: NormOptions = {"name": name, "axis_name": self.axis_name, "axis_index_groups": groups}
+        groups = self.axis_index_groups
+        options: NormOptions = {"axis_name": self.axis_name, "axis_index_groups": groups}
         return reduction_over(shape, self.pool_axes, options)
 
     def update(self, x: Any, *, mask: Any = None) -> Any:
@@ -170,9 +168,8 @@ class DivisiveNorm(NormModule):
             x,
             self.sigma.value(),
             self.gamma.value(),
-            mask=with_step_mask(mask, x, self.in_size, name=label(self)),
+            mask=with_step_mask(mask, x, self.in_size),
             pool=_value(self.pool),
-            name=label(self),
             **{option: getattr(self, option) for option in OPTIONS},
         )
 
@@ -180,26 +177,25 @@ class DivisiveNorm(NormModule):
         """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
         if isinstance(value, Param):
             return value, unit
-        name, shape = label(self), self._shape
+        shape = self._shape
         value = value(shape) if callable(value) else value
         if option == "gamma":
-            plain, unit = units.strip_parameters({option: value}, unit, name=name)
-            start = jnp.asarray(real_parameter(plain[option], option, name=name))
+            plain, unit = units.strip_parameters({option: value}, unit)
+            start = jnp.asarray(real_parameter(plain[option], option))
         else:
-            given = units.strip_parameters({option: value}, None, name=name)[1]
+            given = units.strip_parameters({option: value}, None)[1]
             unit = given if unit is None else unit
-            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit, name=name))
+            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
             raise OptionError(
-                f"{name}: {option} must begin as one positive number, or as positive numbers of shape {shape}; got"
-                f" {value!r}."
+                f"{option} must begin as one positive number, or as positive numbers of shape {shape}; got {value!r}."
             )
         return Param(jnp.broadcast_to(start, shape), t=PositiveT()), unit
 
 
 def _quantity(parameter: Param, unit: Any) -> Any:
-    value, given = units.strip(parameter.value(), None, name="Param")
+    value, given = units.strip(parameter.value(), None)
     return units.restore(value, unit if given.is_unitless and unit is not None else given)
 
 

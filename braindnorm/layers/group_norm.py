@@ -17,12 +17,12 @@ from ._local_groups import local_groups
 from ._module import NormModule
 from ._norm import norm_options
 from ._per_step import check_num_steps
-from ._wiring import call_options, check_name, keep_options, label
+from ._wiring import call_options, check_name, keep_options
 
 
-def _feature_axes(feature_axis: Any, ndim: int, name: str) -> tuple[int, ...]:
+def _feature_axes(feature_axis: Any, ndim: int) -> tuple[int, ...]:
     try:
-        return canonical_axes(feature_axis, ndim, option="feature_axis", name=name)
+        return canonical_axes(feature_axis, ndim, option="feature_axis")
     except AxisError as error:
         raise AxisError(
             f"{error} The second argument is the axis of the channels: torch's GroupNorm(num_groups, num_channels) is"
@@ -40,7 +40,9 @@ class GroupNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     feature_axis : int
         The axis of `in_size` that holds the channels: ``GroupNorm((C, H, W), feature_axis=0)`` is channels-first.
     num_groups, group_size : int or None
@@ -48,7 +50,8 @@ class GroupNorm(NormModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
@@ -145,18 +148,18 @@ class GroupNorm(NormModule):
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size, name=label(self))
+        size = as_size(in_size)
         self.in_size = self.out_size = size
         if reduction_axes is not None:
-            reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
+            reduction_axes = as_axes(reduction_axes, option="reduction_axes")
         self.reduction_axes = reduction_axes
-        self.feature_axes = _feature_axes(feature_axis, len(size), label(self))
-        channel_axis = single_axis(self.feature_axes, name=label(self))
+        self.feature_axes = _feature_axes(feature_axis, len(size))
+        channel_axis = single_axis(self.feature_axes)
         self.feature_axis = channel_axis - len(size)
-        self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size, name=label(self))
+        self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size)
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
-        self.num_steps = check_num_steps(num_steps, name=label(self))
+        self.num_steps = check_num_steps(num_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
         keep_options(
             self,

@@ -11,7 +11,7 @@ from .. import units
 from .._numerics.axes import as_size, canonical_axes
 from .._numerics.memory import Memory
 from .._numerics.moments import Reduction
-from ..errors import AxisError, OptionError, UnitError
+from ..errors import AxisError, OptionError, UnitError, named
 from ..functional import Statistics
 from ..functional._enter import enter
 from ..functional._leave import leave
@@ -98,10 +98,10 @@ class OverTime(NormModule):
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         check_wrapped(norm)
         self.norm: Any = norm
-        self.in_size = self.out_size = as_size(norm.in_size, name=label(self))
+        self.in_size = self.out_size = as_size(norm.in_size)
         self.decay, self.tau = decay, tau
-        self.time_axis = check_time_axis(time_axis, name=label(self))
-        check_decay(decay, tau, name=label(self))
+        self.time_axis = check_time_axis(time_axis)
+        check_decay(decay, tau)
         self.memory: Any = None
 
     def init_state(self, batch_size: Any = None, **_: Any) -> None:
@@ -126,7 +126,8 @@ class OverTime(NormModule):
     @property
     def statistics(self) -> Statistics:
         """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
-        past, unit = self._past(), self.norm.unit or units.UNITLESS
+        with named(label(self)):
+            past, unit = self._past(), self.norm.unit or units.UNITLESS
         past = past.widened(brainstate.environ.dftype())
         mean = units.restore(past.mean.value, unit)
         return Statistics(past.count.value, mean, units.restore(past.var, unit**2))
@@ -148,7 +149,7 @@ class OverTime(NormModule):
         Array or Quantity
             Of the shape of `x`, in the norm's `out_unit`.
         """
-        mask = with_step_mask(mask, x, self.in_size, name=label(self))
+        mask = with_step_mask(mask, x, self.in_size)
         return self._call(x, mask, self._began(reset, x), sequence=False)
 
     def sequence(self, xs: Any, *, mask: Any = None, reset: Any = None) -> Any:
@@ -169,36 +170,36 @@ class OverTime(NormModule):
         Array or Quantity
             Of the shape of `xs`, in the norm's `out_unit`.
         """
-        name, shape = label(self), jnp.shape(units.unwrap(xs))
-        (axis,) = canonical_axes(self.time_axis, len(shape), option="time_axis", name=name)
+        shape = jnp.shape(units.unwrap(xs))
+        (axis,) = canonical_axes(self.time_axis, len(shape), option="time_axis")
         if axis >= len(shape) - len(self.norm.in_size):
             raise AxisError(
-                f"{name}: time_axis={self.time_axis} of a sequence of shape {shape} is one of the axes of"
+                f"time_axis={self.time_axis} of a sequence of shape {shape} is one of the axes of"
                 f" in_size={self.in_size}. Time comes before them."
             )
-        valid = align(with_step_mask(mask, xs, self.in_size, name=name), shape, name=name)
+        valid = align(with_step_mask(mask, xs, self.in_size), shape)
         began = self._began(reset, xs)
         valid, began = (v if v is None else jnp.moveaxis(v, axis, 0) for v in (valid, began))
         began = each_step(began, shape[axis])
         with brainstate.environ.context(i=_steps(shape[axis])):
-            y = self._call(_move(xs, axis, 0, name), valid, began, sequence=True)
-        return _move(y, 0, axis, name)
+            y = self._call(_move(xs, axis, 0), valid, began, sequence=True)
+        return _move(y, 0, axis)
 
     def _call(self, x: Any, mask: Any, began: jax.Array | None, *, sequence: bool) -> Any:
         """Normalize one step, or a sequence of them with time first."""
-        norm, name, shape = self.norm, label(self), units.shape_of(x, name=label(self))
+        norm, shape = self.norm, units.shape_of(x)
         check_features(norm, x, norm.affine_param)
-        if norm.unit is None and not units.strip(x, None, name=name)[1].is_unitless:
+        if norm.unit is None and not units.strip(x, None)[1].is_unitless:
             raise UnitError(
-                f"{name} keeps a memory, which has one unit: got an input in {units.strip(x, None, name=name)[1]}, but"
+                f"the memory has one unit: got an input in {units.strip(x, None)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = Clock(self._past(), rate_of(self.decay, self.tau, name=name), began, sequence)
+        clock = Clock(self._past(), rate_of(self.decay, self.tau), began, sequence)
         parameters = {"scale": None, "bias": None, **learned(norm, norm.affine_param, x)}
-        options = norm_options(norm, mask) | {"name": name, "affine": parameters.pop("affine", None)}
+        options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
         entry = enter(x, parameters, options)
         reduction = _of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
-        how = standardization(entry, reduction._replace(name=name), options, centred=norm.centred)
+        how = standardization(entry, reduction, options, centred=norm.centred)
         y, last = clock.standardize(entry, how)
         self.memory.value = last.arrays()
         return leave(y, entry)
@@ -206,20 +207,19 @@ class OverTime(NormModule):
     def _began(self, reset: Any, x: Any) -> jax.Array | None:
         if reset is None:
             return None
-        name = label(self)
-        began = as_booleans(reset, f"{name} (its reset)")
-        return fit_leading(began, units.shape_of(x, name=label(self)), self.in_size, what="reset", name=name)
+        began = as_booleans(reset, what="reset")
+        return fit_leading(began, units.shape_of(x), self.in_size, what="reset")
 
     def _past(self) -> Memory:
         if self.memory is None:
             raise OptionError(
-                f"{label(self)} has no memory yet. Call init_state(batch_size), or"
+                "there is no memory yet. Call init_state(batch_size), or"
                 " brainstate.nn.init_all_states(net, batch_size), before the first step."
             )
         return Memory.from_arrays(self.memory.value)
 
     def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
-        shape = (*batch_shape(batch_size, name=label(self)), *self.norm.in_size)
+        shape = (*batch_shape(batch_size), *self.norm.in_size)
         axes = self.norm.reduction(shape).axes
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
@@ -238,6 +238,6 @@ def _steps(num_steps: int) -> Any:
     return given if np.ndim(given) else np.arange(num_steps)
 
 
-def _move(x: Any, source: int, target: int, name: str) -> Any:
-    mantissa, unit = units.strip(x, None, name=name)
+def _move(x: Any, source: int, target: int) -> Any:
+    mantissa, unit = units.strip(x, None)
     return units.restore(jnp.moveaxis(jnp.asarray(mantissa), source, target), unit)

@@ -8,6 +8,7 @@ from brainstate.nn import init
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
 from .._numerics.moments import Reduction
+from ..errors import named
 from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import reduction_over
@@ -15,7 +16,7 @@ from ._affine import NormParam, ReadOut, check_features, explain_missing, learne
 from ._module import NormModule
 from ._norm import norm_options
 from ._per_step import check_num_steps
-from ._wiring import call_options, check_name, keep_options, label
+from ._wiring import call_options, check_name, keep_options
 
 
 class RMSNorm(NormModule):
@@ -28,11 +29,14 @@ class RMSNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
@@ -121,12 +125,12 @@ class RMSNorm(NormModule):
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size, name=label(self))
+        size = as_size(in_size)
         self.in_size = self.out_size = size
-        self.reduction_axes = as_axes(reduction_axes, option="reduction_axes", name=label(self))
-        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes", name=label(self))
+        self.reduction_axes = as_axes(reduction_axes, option="reduction_axes")
+        self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes")
         self.use_scale, self.scale_init = use_scale, scale_init
-        self.num_steps = check_num_steps(num_steps, name=label(self))
+        self.num_steps = check_num_steps(num_steps)
         self.scale, out_unit = make_affine(self, param_type, {"scale": use_scale}, out_unit)
         keep_options(
             self,
@@ -167,7 +171,8 @@ class RMSNorm(NormModule):
         >>> RMSNorm.from_normalized_shape((4, 8)).scale.value["scale"].shape
         (4, 8)
         """
-        size = as_size(normalized_shape, name=cls.__name__)
+        with named(cls.__name__):
+            size = as_size(normalized_shape)
         axes = tuple(range(-len(size), 0))
         return cls(
             size, epsilon=epsilon, use_scale=elementwise_affine, reduction_axes=axes, feature_axes=axes, **options

@@ -11,7 +11,7 @@ from ..errors import MaskError
 from ..units import exact, is_event, is_masked, unwrap
 
 
-def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
+def align(mask: Any, shape: Sequence[int]) -> jax.Array | None:
     """Return the mask as booleans with as many axes as the input, not yet broadcast; None stays None.
 
     Parameters
@@ -20,8 +20,6 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
         True or non-zero where the input is valid.
     shape : sequence of int
         The input's shape.
-    name : str
-        What errors call the norm.
 
     Raises
     ------
@@ -31,43 +29,41 @@ def align(mask: Any, shape: Sequence[int], *, name: str) -> jax.Array | None:
     """
     if mask is None:
         return None
-    valid = as_booleans(mask, name)
+    valid = as_booleans(mask)
     padded = (1,) * (len(shape) - valid.ndim) + valid.shape
     fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and broadcasts(valid.shape, shape)
     if fits_leading:
         write = ", ".join(["...", *["None"] * (len(shape) - valid.ndim)])
         both = " and its trailing axes too" if broadcasts(padded, shape) else ""
         raise MaskError(
-            f"{name}: a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both},"
+            f"a mask of shape {valid.shape} fits the leading axes of an input of shape {tuple(shape)}{both},"
             f" but masks are aligned from the right. Write mask[{write}] if it masks the leading axes, or give it all"
             f" {len(shape)} axes."
         )
     if len(padded) > len(shape) or not broadcasts(padded, shape):
         raise MaskError(
-            f"{name}: a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
+            f"a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
             " entry, or 1, for each axis of the input."
         )
     return valid.reshape(padded)
 
 
-def as_booleans(mask: Any, name: str) -> jax.Array:
-    """Read a mask of any accepted type as booleans, of the shape that it has."""
+def as_booleans(mask: Any, *, what: str = "mask") -> jax.Array:
+    """Read a mask (or `what` else is one) of any accepted type as booleans, of the shape that it has."""
     inside = unwrap(mask)
     if is_masked(inside):
         raise MaskError(
-            f"{name}: the mask is a masked array of numpy, whose own mask would be lost. Write mask.filled(False)."
+            f"the {what} is a masked array of numpy, whose own mask would be lost. Write {what}.filled(False)."
         )
     try:
         array = exact(inside)
     except (TypeError, ValueError, OverflowError) as error:
-        raise MaskError(
-            f"{name}: the mask must be an array of booleans or of integers 0 and 1; got {mask!r}."
-        ) from error
+        raise MaskError(f"the {what} must be an array of booleans or of integers 0 and 1; got {mask!r}.") from error
     array = array if isinstance(array, jax.Array) else np.asarray(array)
     if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or is_event(mask)):
         raise MaskError(
-            f"{name}: the mask is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
-            " mask != 0, or mask > 0.5 if it is a probability."
+            f"the {what} is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
+            f" {what} != 0, or {what} > 0.5 if it is a probability."
         )
     # compared before JAX sees it: it would wrap integers of 64 bits
     return jnp.asarray(array != 0)

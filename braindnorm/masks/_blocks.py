@@ -12,6 +12,7 @@ to tell a masked call from an unmasked one:
 """
 
 import threading
+import warnings
 from contextvars import ContextVar
 from typing import Any
 
@@ -72,7 +73,7 @@ class Block:
         return self._open
 
 
-class _Mask(brainstate.State[Any]):
+class StepMaskState(brainstate.State[Any]):
     """The mask of the innermost block: ``(mask,)``, or ``()`` where there is none.
 
     The object is one for all threads, since compiled functions keep it. What it holds is each thread's and task's own,
@@ -100,8 +101,10 @@ class _Mask(brainstate.State[Any]):
         _HELD.set(held)
 
 
-MASK = _Mask(())
+MASK = StepMaskState(())
 MASK.stack_level = 0  # also if this module is first imported within a trace
+# braintrace warns of each State that a program reads and the model does not hold, and then takes it as it is
+warnings.filterwarnings("ignore", message="The state StepMaskState", category=UserWarning)
 
 
 def innermost() -> Block | None:
@@ -115,8 +118,8 @@ def innermost() -> Block | None:
     block = _drop_closed()
     if _KEY.value is not (None if block is None else block.key):
         raise MaskError(
-            "step_mask: this runs while a block is open that another task or thread has opened. A block is for the code"
-            " that runs inside it: do not await inside it, and open it in the thread that runs the layers."
+            "this runs while a block of step_mask is open that another task or thread has opened. A block is for the"
+            " code that runs inside it: do not await inside it, and open it in the thread that runs the layers."
         )
     return block
 

@@ -31,7 +31,7 @@ class Compared(NamedTuple):
         return ROUNDINGS * self.rounding * size
 
 
-def in_one_unit(name: str, **given: Any) -> Compared:
+def in_one_unit(**given: Any) -> Compared:
     """Read values of one dimension.
 
     Raises
@@ -41,15 +41,15 @@ def in_one_unit(name: str, **given: Any) -> Compared:
     DtypeError
         If they are no real numbers.
     """
-    read = {key: strip(value, None, name=f"{name} (its {key})") for key, value in given.items()}
+    read = {key: strip(value, None, what=key) for key, value in given.items()}
     units = {key: unit for key, (_, unit) in read.items()}
     first, *others = units.values()
     if not all(unit.has_same_dim(first) for unit in others):
         came = ", ".join(f"{key} " + ("without a unit" if v.is_unitless else f"in {v}") for key, v in units.items())
-        raise UnitError(f"{name}: got {came}. Give them in units of one dimension, or all as plain numbers.")
+        raise UnitError(f"got {came}. Give them in units of one dimension, or all as plain numbers.")
     for key, (mantissa, _) in read.items():
         if jnp.issubdtype(jnp.result_type(mantissa), jnp.complexfloating):
-            raise DtypeError(f"{name}: {key} must be real numbers; got {given[key]!r}.")
+            raise DtypeError(f"{key} must be real numbers; got {given[key]!r}.")
     on_host = {key: known(mantissa) for key, (mantissa, _) in read.items()}
     # what is traced keeps its unit, where it can
     target = next((units[key] for key, value in on_host.items() if value is None), first)
@@ -63,7 +63,7 @@ def in_one_unit(name: str, **given: Any) -> Compared:
     return Compared(values, target, rounding)
 
 
-def check_shapes(compared: Compared, *, name: str) -> None:
+def check_shapes(compared: Compared) -> None:
     """Raise unless all the values broadcast to the first, the neurons."""
     (first, neurons), *others = ((key, np.shape(value)) for key, value in compared.values.items())
     for key, shape in others:
@@ -73,12 +73,12 @@ def check_shapes(compared: Compared, *, name: str) -> None:
             fits = False
         if not fits:
             raise MaskError(
-                f"{name}: {key} of shape {shape} does not broadcast to {first} of shape {neurons}. Give one number, or"
+                f"{key} of shape {shape} does not broadcast to {first} of shape {neurons}. Give one number, or"
                 " one for each neuron."
             )
 
 
-def before(times: Any, ends: Any, compared: Compared, *, step: Any = None, name: str) -> jax.Array:
+def before(times: Any, ends: Any, compared: Compared, *, step: Any = None) -> jax.Array:
     """Mask the times, of shape (T,), that lie before the ends by more than they may be off."""
     steps = spacing(times) if step is None else step
     numpy = np if isinstance(times, np.ndarray) else jnp
@@ -87,7 +87,7 @@ def before(times: Any, ends: Any, compared: Compared, *, step: Any = None, name:
     if numpy is np and isinstance(ends, np.ndarray):
         coarse = blur > steps / 2
         near = np.abs(times[coarse].reshape(-1, *spread) - ends) <= blur[coarse].reshape(-1, *spread)
-        refuse_blurred(near, "an end", compared, name=name)
+        refuse_blurred(near, "an end", compared)
     # where nothing is known to be refused, an end is still taken for no step but its neighbours
     edges = times + numpy.where(numpy.isinf(steps), 0, SHARE * steps) + numpy.minimum(blur, steps / 2)
     return jnp.asarray(edges.reshape(-1, *spread) < ends)
@@ -103,11 +103,11 @@ def spacing(times: Any) -> Any:
     return numpy.minimum(gaps[1:], gaps[:-1])
 
 
-def refuse_blurred(near: Any, what: str, compared: Compared, *, name: str) -> None:
+def refuse_blurred(near: Any, what: str, compared: Compared) -> None:
     """Raise if anything is nearer to an edge than its rounding, where that is more than half of a step."""
     if np.any(near):
         raise MaskError(
-            f"{name}: it cannot be told at which step {what} lies: values of this size come with a rounding of"
+            f"it cannot be told at which step {what} lies: values of this size come with a rounding of"
             f" {compared.rounding:.1e} of them, too coarse for the steps. Count time from the start of the trial, or"
             " give numpy.float64 (or precision=64)."
         )

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics.axes import Axes, canonical_axes
-from ..errors import MaskError, OptionError
+from ..errors import MaskError, OptionError, named
 from ..units import convert, is_masked, known, strip, unwrap
 from ._edges import SHARE, Compared, check_shapes, in_one_unit, refuse_blurred
 
 
+@named("not_refractory")
 def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Array:
     r"""Mask the neurons that are refractory: their membrane is held and says nothing of their input.
 
@@ -55,12 +56,11 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     >>> not_refractory(jnp.array([-1e7, 8., 9.5]) * u.ms, 2. * u.ms, t=0.01 * u.second)
     Array([ True,  True, False], dtype=bool)
     """
-    name = "not_refractory"
     t = brainstate.environ.get("t", None) if t is None else t
     if t is None:
-        raise OptionError(f"{name}: what time is it? Give t=, or set it with brainstate.environ.context(t=...).")
-    compared = in_one_unit(name, last_spike_time=last_spike_time, tau_ref=tau_ref, t=t)
-    check_shapes(compared, name=name)
+        raise OptionError("what time is it? Give t=, or set it with brainstate.environ.context(t=...).")
+    compared = in_one_unit(last_spike_time=last_spike_time, tau_ref=tau_ref, t=t)
+    check_shapes(compared)
     last, period, now = compared.values.values()
     step = _step(compared)
     half = (period if step is None else step) / 2
@@ -69,12 +69,13 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     numpy: Any = np if all(isinstance(value, np.ndarray) for value in (last, period, now)) else jnp
     if numpy is np:
         near = (blur > half) & (period > 0) & (abs(left) <= blur)
-        refuse_blurred(near, "the end of a refractory period", compared, name=name)
+        refuse_blurred(near, "the end of a refractory period", compared)
     # however coarse the time, a neuron that spiked just now is refractory
     blur = numpy.where(half > 0, numpy.minimum(blur, half), blur)
     return jnp.asarray(left <= blur + (0 if step is None else SHARE * step))
 
 
+@named("off_reset")
 def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
     r"""Mask the neurons whose membrane is held at its reset potential, where no time of a last spike is kept.
 
@@ -110,13 +111,14 @@ def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
     Array([False,  True], dtype=bool)
     """
     given = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
-    compared = in_one_unit("off_reset", **{key: value for key, value in given.items() if value is not None})
-    check_shapes(compared, name="off_reset")
+    compared = in_one_unit(**{key: value for key, value in given.items() if value is not None})
+    check_shapes(compared)
     v, held, *rest = compared.values.values()
     theta = rest[0] if rest else 0
     return jnp.asarray(abs(v - held) > theta + compared.blur(abs(held) + theta))
 
 
+@named("spiked")
 def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
     r"""Mask the neurons that did not spike in a window.
 
@@ -153,12 +155,12 @@ def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
     Array([[False,  True,  True]], dtype=bool)
     """
     if is_masked(unwrap(spikes)):
-        raise MaskError("spiked: spikes are a masked array of numpy, whose mask would be lost. Write spikes.filled(0).")
+        raise MaskError("spikes are a masked array of numpy, whose mask would be lost. Write spikes.filled(0).")
     try:
-        array = jnp.asarray(strip(unwrap(spikes), None, name="spiked")[0])
+        array = jnp.asarray(strip(unwrap(spikes), None)[0])
     except (TypeError, ValueError) as error:
-        raise MaskError(f"spiked: spikes must be an array of numbers; got {spikes!r}.") from error
-    along = canonical_axes(axes, array.ndim, option="axes", name="spiked")
+        raise MaskError(f"spikes must be an array of numbers; got {spikes!r}.") from error
+    along = canonical_axes(axes, array.ndim, option="axes")
     return jnp.any(array != 0, axis=along, keepdims=True)
 
 
@@ -167,7 +169,7 @@ def _step(compared: Compared) -> Any:
     dt = brainstate.environ.get("dt", None)
     if dt is None:
         return None
-    mantissa, unit = strip(dt, None, name="not_refractory (dt of the environment)")
+    mantissa, unit = strip(dt, None, what="dt of the environment")
     step = known(mantissa)
     if step is None or not unit.has_same_dim(compared.unit):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ..errors import MaskError
+from ..errors import MaskError, named
 from ..units import shape_of
 from ._align import align, as_booleans, broadcasts
 from ._blocks import MASK, OPEN_INSIDE, Block, innermost, staged
@@ -59,27 +59,34 @@ def step_mask(mask: Any) -> Iterator[None]:
     if mask is None:
         yield
         return
-    valid = as_booleans(mask, "step_mask")
-    outer = _current("step_mask")
-    block = Block(valid if outer is None else _meet(outer, valid))
+    with named("step_mask"):
+        valid = as_booleans(mask)
+        outer = _current()
+        block = Block(valid if outer is None else _meet(outer, valid))
     block.enter()
     try:
         yield
     finally:
         in_order = block.leave()
+    with named("step_mask"):
+        _check_left(block, in_order)
+
+
+def _check_left(block: Block, in_order: bool) -> None:
+    """Raise if a block was not left as the innermost one, or nobody has read its mask."""
     if not in_order:
         raise MaskError(
-            "step_mask: this block was left while another one, opened later or in another thread, was open. Leave the"
+            "this block was left while another one, opened later or in another thread, was open. Leave the"
             " innermost block first: generators that hold one must not be mixed."
         )
     if not block.read:
         raise MaskError(
-            f"step_mask: no norm layer has read this mask of shape {block.valid.shape}. Either there is none inside"
+            f"no norm layer has read this mask of shape {block.valid.shape}. Either there is none inside"
             " (then write step_mask(None)), or it is in a program that was compiled ahead of time. " + OPEN_INSIDE
         )
 
 
-def with_step_mask(mask: Any, x: Any, in_size: Any, *, name: str) -> Any:
+def with_step_mask(mask: Any, x: Any, in_size: Any) -> Any:
     """Return a layer's explicit mask, and the step mask if one is open.
 
     Parameters
@@ -90,19 +97,17 @@ def with_step_mask(mask: Any, x: Any, in_size: Any, *, name: str) -> Any:
         The layer's input, whose axes before those of `in_size` are its batch axes.
     in_size : sequence of int
         The size of the input without its batch axes.
-    name : str
-        What errors call the layer.
     """
-    step = _current(name)
+    step = _current()
     if step is None:
         return mask
-    shape = shape_of(x, name=name)
-    step = fit_leading(step, shape, in_size, what="step mask", name=name)
-    explicit = align(mask, shape, name=name)
+    shape = shape_of(x)
+    step = fit_leading(step, shape, in_size, what="step mask")
+    explicit = align(mask, shape)
     return step if explicit is None else step & explicit
 
 
-def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: str, name: str) -> jax.Array:
+def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: str) -> jax.Array:
     """Return booleans of trials, aligned with the leading axes, with as many axes as the input.
 
     Raises
@@ -113,14 +118,14 @@ def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: s
     batch = tuple(shape[: max(len(shape) - len(in_size), 0)])
     if valid.ndim > len(batch) or not broadcasts(valid.shape, batch):
         raise MaskError(
-            f"{name}: the {what} of shape {valid.shape} does not fit the leading axes of an input of shape"
+            f"the {what} of shape {valid.shape} does not fit the leading axes of an input of shape"
             f" {tuple(shape)}, of which {batch} are batch axes (in_size={tuple(in_size)}). It has one entry for each"
             " trial: give it those axes."
         )
     return valid.reshape(*valid.shape, *[1] * (len(shape) - valid.ndim))
 
 
-def _current(name: str) -> jax.Array | None:
+def _current() -> jax.Array | None:
     """Return the mask of the innermost open block, None outside of any."""
     held = MASK.value
     block = innermost() if held else None
@@ -129,12 +134,12 @@ def _current(name: str) -> jax.Array | None:
     valid: jax.Array = held[0]
     if valid is block.valid and not block.in_trace and staged():
         raise MaskError(
-            f"{name}: step_mask was opened outside of a function that jax compiles (jax.jit, jax.lax.scan, pmap), which"
+            f"step_mask was opened outside of a function that jax compiles (jax.jit, jax.lax.scan, pmap), which"
             f" would keep this mask for good. {OPEN_INSIDE} Or compile with brainstate.transform.jit, which follows it."
         )
     if valid.shape != block.valid.shape:
         raise MaskError(
-            f"{name}: the step mask of shape {block.valid.shape} arrives in shape {valid.shape}: a filter of states,"
+            f"the step mask of shape {block.valid.shape} arrives in shape {valid.shape}: a filter of states,"
             f" such as state_in_axes, takes it for a State of the model. Name the model's states there. {OPEN_INSIDE}"
         )
     return valid
@@ -148,6 +153,6 @@ def _meet(outer: jax.Array, inner: jax.Array) -> jax.Array:
         return a & b
     except (TypeError, ValueError) as error:
         raise MaskError(
-            f"step_mask: a mask of shape {inner.shape} inside one of shape {outer.shape}, which does not fit it. Nested"
+            f"a mask of shape {inner.shape} inside one of shape {outer.shape}, which does not fit it. Nested"
             " masks are combined, aligned from the left."
         ) from error

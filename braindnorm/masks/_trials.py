@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._numerics.axes import canonical_axes
-from ..errors import MaskError, OptionError
+from ..errors import MaskError, OptionError, named
 from ..units import UNITLESS, exact, is_masked, strip, unwrap
 from ._edges import before, in_one_unit
 
 
+@named("from_lengths")
 def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
     """Mask the steps after the end of each trial, given how many steps each has.
 
@@ -43,21 +44,19 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
            [0, 1],
            [0, 1]], dtype=int32)
     """
-    name = "from_lengths"
-    steps, counts = _num_steps(num_steps, name), _integers(lengths, name)
+    steps, counts = _num_steps(num_steps), _integers(lengths)
     traced = isinstance(counts, jax.Array) and (isinstance(counts, jax.core.Tracer) or not counts.is_fully_addressable)
     if not traced:
         counts = np.asarray(counts)
         if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= steps:
-            raise MaskError(
-                f"{name}: lengths must lie between 0 and num_steps={steps}; got {counts.min()} to {counts.max()}."
-            )
+            raise MaskError(f"lengths must lie between 0 and num_steps={steps}; got {counts.min()} to {counts.max()}.")
     elif counts.dtype.itemsize >= 4:  # unsigned ones would wrap
         counts = jnp.clip(counts, 0, steps)
     lasts: jax.Array = jnp.arange(steps).reshape(-1, *[1] * counts.ndim) < counts.astype(jnp.result_type(int))
     return lasts
 
 
+@named("from_end_times")
 def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_steps: int | None = None) -> jax.Array:
     """Mask the steps at and after the end of each trial, given in time.
 
@@ -104,22 +103,22 @@ def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_ste
     >>> from_end_times([0.1, 0.3] * u.ms, dt=0.1 * u.ms, num_steps=4).sum(0)
     Array([1, 3], dtype=int32)
     """
-    name = "from_end_times"
     if (times is None) == (dt is None) or (dt is None) != (num_steps is None):
-        raise OptionError(f"{name}: give times, the time of each step, or else both dt and num_steps.")
+        raise OptionError("give times, the time of each step, or else both dt and num_steps.")
     if times is None:
-        compared = in_one_unit(name, end_times=end_times, dt=dt)
+        compared = in_one_unit(end_times=end_times, dt=dt)
         ends, step = compared.values.values()
         if step.ndim or (isinstance(step, np.ndarray) and not 0 < step < np.inf):
-            raise OptionError(f"{name}: dt must be one positive number or time; got {dt!r}.")
-        return before(np.arange(_num_steps(num_steps, name)) * step, ends, compared, step=step, name=name)
-    compared = in_one_unit(name, end_times=end_times, times=times)
+            raise OptionError(f"dt must be one positive number or time; got {dt!r}.")
+        return before(np.arange(_num_steps(num_steps)) * step, ends, compared, step=step)
+    compared = in_one_unit(end_times=end_times, times=times)
     ends, given = compared.values.values()
     if given.ndim != 1:
-        raise MaskError(f"{name}: times must have one axis, the steps; got shape {given.shape}.")
-    return before(given, ends, compared, name=name)
+        raise MaskError(f"times must have one axis, the steps; got shape {given.shape}.")
+    return before(given, ends, compared)
 
 
+@named("from_nan")
 def from_nan(x: Any, axes: Any = ()) -> jax.Array:
     """Mask the gaps of a recording, where it is NaN.
 
@@ -143,38 +142,36 @@ def from_nan(x: Any, axes: Any = ()) -> jax.Array:
     Array([[False],
            [ True]], dtype=bool)
     """
-    mantissa, _ = strip(x, None, name="from_nan")
+    mantissa, _ = strip(x, None)
     present = ~jnp.isnan(jnp.asarray(mantissa))
-    along = canonical_axes(axes, present.ndim, option="axes", name="from_nan")
+    along = canonical_axes(axes, present.ndim, option="axes")
     return jnp.all(present, axis=along, keepdims=True)
 
 
-def _integers(lengths: Any, name: str) -> Any:
+def _integers(lengths: Any) -> Any:
     """Return lengths as an array of integers, of JAX or numpy, at their true value."""
     if is_masked(lengths):
-        raise MaskError(
-            f"{name}: lengths are a masked array of numpy, whose mask would be lost. Write lengths.filled(0)."
-        )
+        raise MaskError("lengths are a masked array of numpy, whose mask would be lost. Write lengths.filled(0).")
     try:
-        if not strip(lengths, None, name=name)[1] == UNITLESS:
+        if not strip(lengths, None)[1] == UNITLESS:
             raise MaskError(
-                f"{name}: lengths are numbers of steps, without a unit; got {lengths!r}. For times write"
+                f"lengths are numbers of steps, without a unit; got {lengths!r}. For times write"
                 " from_end_times(end_times, dt=dt, num_steps=num_steps)."
             )
         counts = exact(unwrap(lengths))
     except TypeError as error:
-        raise MaskError(f"{name}: lengths must be integers (numbers of steps); got {lengths!r}.") from error
+        raise MaskError(f"lengths must be integers (numbers of steps); got {lengths!r}.") from error
     counts = counts if isinstance(counts, jax.Array) else np.asarray(counts)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
-        raise MaskError(f"{name}: lengths must be integers (numbers of steps); got dtype {counts.dtype}.")
+        raise MaskError(f"lengths must be integers (numbers of steps); got dtype {counts.dtype}.")
     return counts
 
 
-def _num_steps(num_steps: Any, name: str) -> int:
+def _num_steps(num_steps: Any) -> int:
     try:
         steps = -1 if isinstance(num_steps, bool | np.bool_) else operator.index(num_steps)
     except TypeError:
         steps = -1
     if steps < 0:
-        raise MaskError(f"{name}: num_steps must be an integer, zero or larger; got {num_steps!r}.")
+        raise MaskError(f"num_steps must be an integer, zero or larger; got {num_steps!r}.")
     return steps

@@ -7,11 +7,12 @@ import numpy as np
 
 from .. import units
 from .._optional import package
-from ..errors import OptionError
+from ..errors import OptionError, named
 from ._recorded import Recorded
 from ._totals import Record
 
 
+@named("plot")
 def plot(records: Any, times: Any = None) -> Any:
     """Plot the mean and the spread of a norm's input and output over a run.
 
@@ -86,12 +87,12 @@ def _rows(records: Any) -> list[tuple[str, Record]]:
 
 def _times(times: Any, read: Record) -> tuple[np.ndarray, Any]:
     steps = len(read.count)
-    values, unit = units.strip(np.arange(steps) if times is None else times, None, name="plot")
+    values, unit = units.strip(np.arange(steps) if times is None else times, None)
     return np.asarray(values)[:steps], unit
 
 
 def _band(axes: Any, along: np.ndarray, mean: Any, std: Any, what: str) -> None:
-    (centre, unit), (spread, _) = (units.strip(v, None, name="plot") for v in (mean, std))
+    (centre, unit), (spread, _) = (units.strip(v, None) for v in (mean, std))
     (line,) = axes.plot(along, centre)
     axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set_ylabel(_with_unit(what, unit))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from ..errors import OptionError, UnitError
+from ..errors import OptionError, UnitError, named
 from ..layers._module import NormModule, Signature
 from ..layers._watch import Call, watching
 from ..layers._wiring import label
@@ -89,6 +89,7 @@ class Recorded(brainstate.nn.Module):
         steps = calls + jnp.arange(len(found))
         self.log.value = {"rows": rows.at[steps].set(found, mode="drop"), "calls": calls + len(found)}
 
+    @named("read")
     def read(self, unit: Any = None) -> Record:
         """Return what was recorded, one entry a call, as numpy arrays with units. After the run, not within it.
 
@@ -103,19 +104,19 @@ class Recorded(brainstate.nn.Module):
         UnitError
             If there are several dimensions and no `unit`, or no input was of its dimension.
         """
-        units.check_unit(unit, option="unit", name="read")
+        units.check_unit(unit, option="unit")
         kinds = [kind for kind, (given, _) in enumerate(self.units) if unit is None or given.has_same_dim(unit)]
         if len(kinds) > 1 or (unit is not None and not kinds):
             names = " and ".join("no unit" if given.is_unitless else str(given) for given, _ in self.units)
             raise UnitError(
-                f"{label(self.norm)} had inputs in {names or 'no unit at all (it was not called)'}, and one record has"
+                f"there were inputs in {names or 'no unit at all (it was not called)'}, and one record has"
                 f" one dimension; got unit={unit}. Write read(unit=...) with one of theirs."
             )
         given, out_unit = self.units[kinds[0]] if kinds else _NOTHING
         found = record_of(self._rows(kinds[0] if kinds else 0), given, out_unit)
         if unit is None:
             return found
-        mean, std = (units.restore(units.strip(v, unit, name="read")[0], unit) for v in (found.mean, found.std))
+        mean, std = (units.restore(units.strip(v, unit)[0], unit) for v in (found.mean, found.std))
         return found._replace(mean=mean, std=std)
 
     def check(self, *, warn: bool = True) -> list[str]:
@@ -149,9 +150,8 @@ class Recorded(brainstate.nn.Module):
 
     def _kind(self, call: Call) -> int:
         """Return which of the units a call's input is of the dimension of; a new one if of none."""
-        name = label(self.norm)
         norm = self.norm.norm if hasattr(self.norm, "norm") else self.norm
-        came, went = units.strip(call.x, norm.unit, name=name)[1], units.strip(call.y, None, name=name)[1]
+        came, went = units.strip(call.x, norm.unit)[1], units.strip(call.y, None)[1]
         for kind, (unit, out_unit) in enumerate(self.units):
             if unit.has_same_dim(came) and out_unit.has_same_dim(went):
                 return kind

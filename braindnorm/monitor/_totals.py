@@ -12,7 +12,6 @@ from ..functional._dtypes import real_array
 from ..layers import DivisiveNorm, OverTime
 from ..layers._norm import Norm
 from ..layers._watch import Call
-from ..layers._wiring import label
 from ..masks._align import align
 from ..masks._step_mask import with_step_mask
 
@@ -39,11 +38,10 @@ class Record(NamedTuple):
 
 def totals_of(norm: Any, call: Call, unit: Any, out_unit: Any) -> jax.Array:
     """Return the sums of one call, in the order of :data:`SUMS`, as one row a step, counted in the units given."""
-    name = label(norm)
-    x, y = (_plain(v, kept, name) for v, kept in ((call.x, unit), (call.y, out_unit)))
-    valid = align(with_step_mask(call.mask, call.x, norm.in_size, name=name), x.shape, name=name)
+    x, y = (_plain(v, kept) for v, kept in ((call.x, unit), (call.y, out_unit)))
+    valid = align(with_step_mask(call.mask, call.x, norm.in_size), x.shape)
     seen = jnp.ones(x.shape, bool) if valid is None else jnp.broadcast_to(valid, x.shape)
-    epsilon = None if _epsilon(norm) is None else units.variance_of(_epsilon(norm), unit, name=name)
+    epsilon = None if _epsilon(norm) is None else units.variance_of(_epsilon(norm), unit)
     if not call.whole_sequence:
         return _row(norm, (x, y, seen), epsilon)[None]
     steps = tuple(jnp.moveaxis(v, norm.time_axis, 0) for v in (x, y, seen))
@@ -84,9 +82,9 @@ def record_of(rows: np.ndarray, unit: Any, out_unit: Any) -> Record:
     )
 
 
-def _plain(x: Any, unit: Any, name: str) -> jax.Array:
+def _plain(x: Any, unit: Any) -> jax.Array:
     """Return the mantissa of `x` in a unit, in float32 at least, without derivatives."""
-    array = real_array(units.strip(x, unit, name=name)[0], name=name)
+    array = real_array(units.strip(x, unit)[0])
     return jax.lax.stop_gradient(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
 
 

@@ -20,7 +20,7 @@ UNITLESS: Unit = u.UNITLESS
 _NAME = r"[^\s\d*/()^.-][^\s*/()^]*"  # of a unit, where units are shown
 
 
-def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:
+def check_unit(unit: Any, *, option: str) -> u.Unit | None:
     """Return `unit` if it is a unit or None.
 
     Raises
@@ -31,8 +31,7 @@ def check_unit(unit: Any, *, option: str, name: str) -> u.Unit | None:
     if unit is None or isinstance(unit, u.Unit):
         return unit
     raise UnitError(
-        f"{name}: {option} must be a brainunit Unit such as brainunit.mV, or None; got {unit!r} of type"
-        f" {type(unit).__name__}."
+        f"{option} must be a brainunit Unit such as brainunit.mV, or None; got {unit!r} of type {type(unit).__name__}."
     )
 
 
@@ -53,7 +52,7 @@ def unwrap(x: Any) -> Any:
     return x.value if is_event(x) or isinstance(x, brainstate.State) else x
 
 
-def shape_of(x: Any, *, name: str) -> tuple[int, ...]:
+def shape_of(x: Any) -> tuple[int, ...]:
     """Return the shape of an input of any accepted type.
 
     Raises
@@ -61,25 +60,23 @@ def shape_of(x: Any, *, name: str) -> tuple[int, ...]:
     DtypeError
         If it is no array of numbers.
     """
-    return tuple(jnp.shape(_split(unwrap(x), "the input", name)[0]))
+    return tuple(jnp.shape(_split(unwrap(x), "the input")[0]))
 
 
-def _split(value: Any, what: str, name: str) -> tuple[Any, u.Unit]:
+def _split(value: Any, what: str) -> tuple[Any, u.Unit]:
     """Return mantissa and unit of what should be numbers."""
     inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
     if isinstance(inside, jax.Array | float) and not _is_key(inside):  # nearly every call, in a tenth of the time
         return inside, outside
     if is_masked(value):
         raise DtypeError(
-            f"{name}: {what} is a masked array of numpy, whose mask would be lost. Write x.filled(0) for it, and give"
+            f"{what} is a masked array of numpy, whose mask would be lost. Write x.filled(0) for it, and give"
             " mask=~numpy.ma.getmaskarray(x) to a norm."
         )
     try:
         read = numbers(inside)
     except (TypeError, ValueError, OverflowError) as error:
-        raise DtypeError(
-            f"{name}: {what} must be a number, an array of numbers or a quantity; got {value!r}."
-        ) from error
+        raise DtypeError(f"{what} must be a number, an array of numbers or a quantity; got {value!r}.") from error
     return (read.mantissa, read.unit) if isinstance(read, u.Quantity) else (read, outside)  # a list may hold quantities
 
 
@@ -87,7 +84,7 @@ def _is_key(value: Any) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype)
 
 
-def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
+def strip(x: Any, unit: u.Unit | None, *, what: str = "the input") -> tuple[Any, u.Unit]:
     """Take the unit off `x`.
 
     Parameters
@@ -96,8 +93,6 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
         The input.
     unit : Unit or None
         The reference unit. With None, the unit that arrives is the reference.
-    name : str
-        What errors call the norm.
 
     Returns
     -------
@@ -110,18 +105,18 @@ def strip(x: Any, unit: u.Unit | None, *, name: str) -> tuple[Any, u.Unit]:
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = _split(unwrap(x), "the input", name)
+    mantissa, arrived = _split(unwrap(x), what)
     if unit is None:
         return mantissa, arrived
     if is_unitless(arrived) and not is_unitless(unit):
         raise UnitError(
-            f"{name} is declared with unit={unit}, but got a plain array without a unit. Attach it"
+            f"the norm is declared with unit={unit}, but got a plain array without a unit. Attach it"
             f" (x * {_spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
             " the norm sees it; write norm(x)."
         )
     if not arrived.has_same_dim(unit):
         raise UnitError(
-            f"{name} is declared with unit={unit}, but got an input in {arrived}, which is of another dimension."
+            f"the norm is declared with unit={unit}, but got an input in {arrived}, which is of another dimension."
             f" Pass a quantity that converts to {unit}, or build the norm with unit={arrived}."
         )
     return (mantissa if arrived == unit else convert(_at_least_float32(mantissa), arrived, unit)), unit
@@ -165,7 +160,7 @@ def restore(y: jax.Array, unit: u.Unit) -> Any:
     return y if is_unitless(unit) else u.Quantity(y, unit=unit)
 
 
-def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
+def variance_of(epsilon: Any, unit: u.Unit) -> Any:
     r"""Read an epsilon as a variance that counts in `unit` squared.
 
     Parameters
@@ -176,8 +171,6 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
         are told apart by their unit, which must be `unit` squared or `unit` itself.
     unit : Unit
         The reference unit.
-    name : str
-        What errors call the norm.
 
     Raises
     ------
@@ -186,24 +179,24 @@ def variance_of(epsilon: Any, unit: u.Unit, *, name: str) -> Any:
     OptionError
         If epsilon is negative, not finite or no scalar.
     """
-    mantissa, given = _split(epsilon, "epsilon", name)
+    mantissa, given = _split(epsilon, "epsilon")
     if is_unitless(given):
         value = mantissa
     elif given.has_same_dim(unit) and given.has_same_dim(unit**2):
-        value = _without_dimension(mantissa, given, unit, name)
+        value = _without_dimension(mantissa, given, unit)
     elif given.has_same_dim(unit):
         value = convert(mantissa, given, unit) ** 2
     elif given.has_same_dim(unit**2):
         value = convert(mantissa, given, unit**2)
     else:
         raise UnitError(
-            f"{name}: epsilon is in {given}, but the input is in {unit}. Give a plain number (it counts in"
+            f"epsilon is in {given}, but the input is in {unit}. Give a plain number (it counts in"
             f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
         )
-    return _non_negative(mantissa, value, name)
+    return _non_negative(mantissa, value)
 
 
-def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit, name: str) -> Any:
+def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit) -> Any:
     """Return the variance where a variance and a standard deviation have the same dimension: none."""
     if given == unit**2:
         return mantissa
@@ -211,19 +204,19 @@ def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit, name: str) ->
         return mantissa**2
     mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
     raise UnitError(
-        f"{name}: epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
+        f"epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
         " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
         " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
     )
 
 
-def check_epsilon(epsilon: Any, unit: u.Unit | None, *, name: str) -> None:
+def check_epsilon(epsilon: Any, unit: u.Unit | None) -> None:
     """Raise if `epsilon` is wrong whatever comes: a quantity needs a unit to be compared with."""
-    if unit is not None or _split(epsilon, "epsilon", name)[1].is_unitless:
-        variance_of(epsilon, UNITLESS if unit is None else unit, name=name)
+    if unit is not None or _split(epsilon, "epsilon")[1].is_unitless:
+        variance_of(epsilon, UNITLESS if unit is None else unit)
 
 
-def _non_negative(given: Any, value: Any, name: str) -> Any:
+def _non_negative(given: Any, value: Any) -> Any:
     if isinstance(given, jax.core.Tracer):
         return value
     if isinstance(given, float) and math.isfinite(given) and given >= 0:
@@ -231,13 +224,11 @@ def _non_negative(given: Any, value: Any, name: str) -> Any:
     number = np.asarray(given)
     real = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
     if number.ndim or not real or not np.isfinite(number) or number < 0:
-        raise OptionError(f"{name}: epsilon must be one finite number, zero or larger; got {given!r}.")
+        raise OptionError(f"epsilon must be one finite number, zero or larger; got {given!r}.")
     return value
 
 
-def strip_parameters(
-    parameters: Mapping[str, Any], out_unit: u.Unit | None, *, name: str
-) -> tuple[dict[str, Any], u.Unit | None]:
+def strip_parameters(parameters: Mapping[str, Any], out_unit: u.Unit | None) -> tuple[dict[str, Any], u.Unit | None]:
     """Take the units off scale and bias, which count in the output's unit.
 
     Returns
@@ -257,13 +248,13 @@ def strip_parameters(
         if value is None:
             plain[key] = None
             continue
-        mantissa, given = _split(value, key, name)
+        mantissa, given = _split(value, key)
         if not is_unitless(given):
             if out_unit is None:
                 out_unit, source = given, key
             if not given.has_same_dim(out_unit):
                 raise UnitError(
-                    f"{name}: {key} is in {given}, but {source} is in {out_unit}. Scale and bias count in the output's"
+                    f"{key} is in {given}, but {source} is in {out_unit}. Scale and bias count in the output's"
                     f" unit: give both in one dimension, and out_unit in the same or not at all."
                 )
             mantissa = convert(mantissa, given, out_unit)

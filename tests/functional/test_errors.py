@@ -270,7 +270,7 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "a mask without its name": (
         lambda: LayerNorm(4)(X, X > 0),
         errors.ArgumentError,
-        ["LayerNorm.update: only x", "got 2", "mask=mask"],
+        ["LayerNorm(in_size=(4,)): only x", "got 2", "mask=mask"],
     ),
     "too many parameters": (
         lambda: norm(X, 1.0, 0.0, X > 0),
@@ -457,4 +457,4 @@ def test_nothing_is_lost() -> None:
 
 
 def test_events_of_floats_are_no_float_mask() -> None:
-    align(brainevent.BinaryArray(jnp.ones(4)), (4,), name="norm")
+    align(brainevent.BinaryArray(jnp.ones(4)), (4,))

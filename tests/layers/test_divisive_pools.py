@@ -35,10 +35,11 @@ def exact(d, sigma, n, pool, gamma=1.0, valid=True):
         ([1e38, 2e38, 3e38], 1.0, {"exponent": 1, "pool": "sum"}, [1 / 6, 2 / 6, 3 / 6]),
         ([2e-37, 4e-37], 0.0, {"pool": "sum"}, [0.2, 0.8]),
         ([1.0, 1e10], 1.0, {"exponent": 4, "pool": np.eye(2)}, [0.5, 1.0]),
-        ([1e-30, 1e30], 1e-30, {"pool": np.eye(2)}, [0.5, 1.0]),
+        ([1e-20, 1e3], 1e-20, {"pool": np.eye(2)}, [0.5, 1.0]),
+        ([1e-20, 1e3], 1e-20, {"pool": np.eye(2), "exponent": 8}, [0.5, 1.0]),
         ([1e-30, 1e30], 1e-30, {"pool_axes": ()}, [0.5, 1.0]),
         ([1.0, 1.0, 1.0], [1.0, 1.0, 1e12], {"pool": "sum"}, [0.25, 0.25, 1e-24]),
-        ([1e30, 1.0], [1.0, 1.0], {"pool": np.array([[1e-30, 0], [0, 1e30]])}, [1e30, 1e-30]),
+        ([1e20, 1.0], [0.0, 0.0], {"pool": np.array([[1e-8, 0], [0, 1e8]])}, [1e8, 1e-8]),
         ([1.0, 1e30], [0.0, 0.0], {"exponent": 0.5, "pool": "sum"}, [1e-15, 1.0]),
     ],
 )
@@ -50,11 +51,15 @@ def test_no_element_is_lost_beside_a_much_larger_one(drive, sigma, options, expe
 @pytest.mark.parametrize("pool", ["mean", "sum", "weights"])
 @pytest.mark.parametrize("n", [0.5, 1, 2, 2.5, 4, 30])
 def test_any_magnitude(n, pool):
-    """Drives and sigmas from 1e-36 to 3e38: right wherever the response itself is in the range of the dtype."""
+    """Drives and sigmas from 1e-36 to 3e38: right wherever the response itself is in the range of the dtype.
+
+    The pools of a matrix see what is 24 decades below the strongest drive.
+    """
     rng = np.random.default_rng(3)
     weights = pool if pool != "weights" else (rng.random((5, 5)) * (rng.random((5, 5)) > 0.5)).astype(np.float32)
     respond = jax.jit(lambda d, s: divisive_norm(d, s, exponent=n, pool=weights))
-    for low, high in [(-36, 38), (37, 38.4), (-37, -36), (-3, 3)]:
+    ranges = [(-36, -12), (14, 38), (37, 38.4), (-37, -36), (-3, 3)]
+    for low, high in ranges if pool == "weights" else [(-36, 38), *ranges]:
         drive = (10.0 ** rng.uniform(low, high, (40, 5)) * (rng.random((40, 5)) > 0.2)).astype(np.float32)
         for sigma in (np.zeros(5), np.full(5, np.median(drive)), 10.0 ** rng.uniform(-36, 38, 5)):
             sigma = sigma.astype(np.float32)
@@ -63,6 +68,23 @@ def test_any_magnitude(n, pool):
             np.testing.assert_allclose(got[within], expected[within], rtol=3e-6 * max(1, n / 2))
             np.testing.assert_array_less(got[expected <= 1e-34], 1e-33)
             assert (got[expected >= 1e37] > 9e36).all()
+
+
+@pytest.mark.parametrize("sigma", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_sigma_that_the_compiler_knows(n, sigma):
+    """A constant of the program meets other rewritings than an argument of it."""
+    drive = np.array([0.5, 1, 2, 4], np.float32) * np.float32(1e15)
+    got = jax.jit(lambda d: divisive_norm(d, sigma, exponent=n, pool="sum"))(drive)
+    np.testing.assert_allclose(got, exact(drive, sigma, n, "sum").astype(float), rtol=3e-6, atol=1e-34)
+
+
+@pytest.mark.parametrize("prefix", [1e-12, 1.0, 1e12])
+def test_a_weight_of_zero_in_an_empty_pool_has_its_derivative(prefix):
+    """With w = 0, R = D^2 / (sigma^2 + w D_j^2) falls with the slope D^2 D_j^2 / sigma^4."""
+    drive = np.array([3.0, 5.0], np.float32) * np.float32(prefix)
+    slope = jax.grad(lambda w: divisive_norm(drive, 2 * prefix, pool=w)[0])(jnp.zeros((2, 2)))
+    np.testing.assert_allclose(slope, [[-81 / 16, -225 / 16], [0, 0]], rtol=2e-6)
 
 
 @pytest.mark.parametrize("prefix", [1e-30, 1e-12, 1e9, 1e30])
@@ -98,6 +120,10 @@ def test_half_precision_near_its_maximum(dtype, largest):
     assert got.dtype == dtype
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(got.astype(np.float32), exact(drive.astype(np.float32), 1, 4, "mean"), rtol=eps)
+
+
+def test_weights_too_large_for_the_dtype_are_seen():
+    assert np.isnan(divisive_norm(jnp.ones(2), pool=np.full((2, 2), 1e38, np.float32))).all()
 
 
 def test_half_precision_stays_half_under_a_change_of_prefix():

@@ -42,7 +42,7 @@ def test_a_mask_of_one_number(mask: Any) -> None:
 def test_empty_masks() -> None:
     """An empty list has no dtype to be refused for."""
     for mask in ([[]], [], np.zeros(0, bool), np.zeros((1, 0), int)):
-        assert align(mask, (2, 0), name="norm").shape[-1] == 0
+        assert align(mask, (2, 0)).shape[-1] == 0
     with pytest.raises(MaskError, match=r"a mask of shape \(0,\) does not broadcast"):
         LayerNorm(3)(X, mask=[])
     with pytest.raises(MaskError, match="dtype float32"):

@@ -18,14 +18,14 @@ X = (5, 3, 4)
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (1, 4), (3, 1), (3, 4), (5, 1, 1), (1, 3, 1), (5, 3, 4)], ids=str)
 def test_masks_broadcast_from_the_right(shape: tuple[int, ...]) -> None:
     mask = np.random.default_rng(0).random(shape) < 0.5
-    got = align(mask, X, name="norm")
+    got = align(mask, X)
     assert got is not None
     assert got.dtype == bool
     np.testing.assert_array_equal(np.broadcast_to(got, X), np.broadcast_to(mask, X))
 
 
 def test_no_mask_stays_none() -> None:
-    assert align(None, X, name="norm") is None
+    assert align(None, X) is None
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_no_mask_stays_none() -> None:
 )
 def test_leading_axes_are_not_guessed(shape: tuple[int, ...], x: tuple[int, ...], write: str) -> None:
     with pytest.raises(MaskError, match="fits the leading axes") as raised:
-        align(np.ones(shape, bool), x, name="norm")
+        align(np.ones(shape, bool), x)
     assert write in str(raised.value)
     assert ("its trailing axes too" in str(raised.value)) == (x != X)
     np.broadcast_shapes(np.empty(shape)[eval(f"np.s_[{write[5:-1]}]", {"np": np, "None": None})].shape, x)
@@ -50,7 +50,7 @@ def test_leading_axes_are_not_guessed(shape: tuple[int, ...], x: tuple[int, ...]
 @pytest.mark.parametrize("shape", [(1, 5, 3, 4), (2,), (2, 4), (5, 2, 4), (5, 3, 4, 1)], ids=str)
 def test_masks_that_do_not_fit(shape: tuple[int, ...]) -> None:
     with pytest.raises(MaskError, match="does not broadcast"):
-        align(np.ones(shape, bool), X, name="norm")
+        align(np.ones(shape, bool), X)
 
 
 @pytest.mark.parametrize("lengths", [[5, 0, 2], np.array([5, 0, 2], np.uint8), jnp.array([5, 0, 2])], ids=type)

@@ -17,7 +17,7 @@ VALUES = np.arange(24.0).reshape(8, 3)
 
 
 def summed(groups: Any) -> Any:
-    return lambda v: sum_devices(v, "device", groups, name="Test")
+    return lambda v: sum_devices(v, "device", groups)
 
 
 @pytest.mark.parametrize("bind", TRANSFORMS.values(), ids=TRANSFORMS)
@@ -58,7 +58,7 @@ def test_where_brainstate_looks_for_states_nothing_is_summed() -> None:
 
     def make(v: Any) -> Any:
         seen.append(jax.eval_shape(summed(None), v))
-        return brainstate.ShortTermState(sum_devices(v, "device", None, name="Test")).value
+        return brainstate.ShortTermState(sum_devices(v, "device", None)).value
 
     got = brainstate.transform.vmap_new_states(make, axis_name="device", axis_size=8, state_tag="new")(
         jnp.asarray(VALUES)
@@ -68,7 +68,9 @@ def test_where_brainstate_looks_for_states_nothing_is_summed() -> None:
 
 
 def test_elsewhere_an_unbound_name_is_an_error() -> None:
-    with pytest.raises(AxisNameError, match=r"^Test sums over axis_name='device', but no such axis is bound here\."):
+    with pytest.raises(
+        AxisNameError, match=r"^the statistics are summed over axis_name='device', but no such axis is bound here\."
+    ):
         summed(None)(jnp.ones(3))
 
 

@@ -69,13 +69,13 @@ def test_wide_integers_with_a_unit(form: str) -> None:
 
 @pytest.mark.parametrize("value", [2**31, 2**40, -(2**40), np.int64(2**40), np.uint64(2**63)], ids=str)
 def test_a_wide_number(value: Any) -> None:
-    assert float(np.asarray(units.strip(value, None, name="norm")[0])) == float(value)
+    assert float(np.asarray(units.strip(value, None)[0])) == float(value)
     assert float(functional.moments(value * u.nsecond, ()).mean / u.nsecond) == float(np.float32(value))
 
 
 def test_narrow_integers_stay_as_they_are() -> None:
     for value in (3, True, np.int32(3), np.uint8([200, 100]), jnp.arange(3), np.array([], np.int16)):
-        read = units.strip(value, None, name="norm")[0]
+        read = units.strip(value, None)[0]
         assert jnp.result_type(read) == jnp.result_type(value)
         np.testing.assert_array_equal(read, value)
 
