@@ -81,7 +81,7 @@ bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds
-	rm -rf build dist braindnorm/cpu_kernels/_kernels-*.so docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf build dist braindnorm/cpu_kernels/lib docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well

@@ -38,7 +38,7 @@ class KernelsHook(BuildHookInterface):
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{build.platform_tag(library)}"
-        build_data["force_include"][str(library)] = f"braindnorm/cpu_kernels/{library.name}"
+        build_data["force_include"][str(library)] = f"braindnorm/cpu_kernels/lib/{library.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what is in the wheel now."""

@@ -18,6 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE, INCLUDE = HERE / "norm.cpp", HERE / "include"
+# where an installation puts the library; beside modules it would be taken for one
+INSTALLED = HERE / "lib"
 # No -ffast-math: it would take NaN and infinity for impossible, and let denormals vanish in the whole process.
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-fvisibility-inlines-hidden", "-w")
 # What a library is compiled for that is installed. Machines without these instructions go without: with fewer of them
@@ -46,7 +48,7 @@ def digest(*parts: str) -> str:
 
 def installed_name() -> str:
     """Return the name of the library that is installed; it tells whether it was made of these sources."""
-    return f"_kernels-{digest()}.so"
+    return f"kernels-{digest()}.so"
 
 
 def compiler() -> list[str]:
@@ -117,20 +119,21 @@ def platform_tag(library: Path) -> str:
 
 
 def install_beside_sources() -> Path:
-    """Put the library where an editable installation finds it, in place of earlier ones; return its path.
+    """Put the library where an editable installation looks for it, in place of earlier ones; return its path.
 
     Raises
     ------
     BuildError
         If it cannot be compiled.
     """
-    library = HERE / installed_name()
+    library = INSTALLED / installed_name()
+    INSTALLED.mkdir(exist_ok=True)
     if not library.exists():
-        with tempfile.TemporaryDirectory(dir=HERE) as folder:
+        with tempfile.TemporaryDirectory(dir=INSTALLED) as folder:
             made = Path(folder, library.name)
             compile_for_installation(made)
             made.replace(library)  # at once, whoever imports the package now
-    for other in HERE.glob("_kernels-*.so"):
+    for other in INSTALLED.glob("kernels-*.so"):
         if other != library:
             other.unlink(missing_ok=True)
     return library

@@ -19,7 +19,7 @@ HANDLERS = ("braindnorm_forward", "braindnorm_backward")
 # programs in files, and a program of an earlier release must not find a handler that it does not know how to call.
 VERSION = 1
 
-FOLDER = _build.HERE  # where an installation puts its library
+FOLDER = _build.INSTALLED  # where an installation puts its library
 _lock = threading.Lock()
 _loaded: Path | None = None  # what XLA knows, for as long as the process lives
 _refused: str | None = None  # why the library that was installed is not in use, once that was tried
@@ -102,7 +102,7 @@ def _installed() -> Path:
     """Return the library that was installed with the package, if this processor can run it."""
     library = FOLDER / _build.installed_name()
     if not library.is_file():
-        stale = any(FOLDER.glob("_kernels-*.so"))
+        stale = any(FOLDER.glob("kernels-*.so"))
         raise PackageError(
             "the library that was installed is of other sources. Install braindnorm again."
             if stale

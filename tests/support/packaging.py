@@ -105,7 +105,7 @@ def _build_wheel(sdist: Path, dist: Path, *, kernels: bool) -> Path:
     files = set(zipfile.ZipFile(wheel).namelist())
     assert _sources() <= files, _sources() - files
     others = sorted(file for file in files - _sources() if ".dist-info/" not in file)
-    pattern = r"braindnorm/cpu_kernels/_kernels-[0-9a-f]{16}\.so"
+    pattern = r"braindnorm/cpu_kernels/lib/kernels-[0-9a-f]{16}\.so"
     assert len(others) == kernels, others
     assert all(re.fullmatch(pattern, file) for file in others), others
     assert any(file.endswith("licenses/LICENSE") for file in files)
