@@ -164,7 +164,7 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
     plan, *arguments = _arguments(x, valid, how._replace(reduction=over), dtype, scale, bias)
-    rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or fused_norm
+    rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or fused_norm
     y: jax.Array = _compiled(rule, plan, *arguments)
     return y.reshape(shape) if split else y
 
