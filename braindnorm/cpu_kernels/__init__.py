@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .._numerics.fused import Plan
+from .._numerics.plan import Lowering, Plan
 from ..errors import PackageError
 from . import _choice
 

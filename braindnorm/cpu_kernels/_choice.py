@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics.fused import Plan
+from .._numerics.plan import Plan
 from ._placement import varies
 from ._view import view_of
 

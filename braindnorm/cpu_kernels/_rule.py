@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 
 from .._numerics import fused
-from .._numerics.fused import Plan
+from .._numerics.plan import Plan
 from ._library import target
 from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
 from ._with_kernel import WithKernel
