@@ -16,7 +16,7 @@ KINDS = ("GroupNorm", "LayerNorm", "RMSNorm")
 AS_THERE = {"masked_output": "normalize"}
 
 # What other packages may lack; None asks nothing of them.
-_OPTIONS = ("unit", "out_unit", "axis_name", "axis_index_groups", "dtype", "num_steps")
+_OPTIONS = ("unit", "out_unit", "axis_name", "axis_index_groups", "dtype", "param_steps")
 
 
 def state_of(layer: Any) -> Any:
@@ -44,7 +44,7 @@ def load(layer: Any, scale: Any = None, bias: Any = None) -> Any:
 
 
 def _spread(weight: jax.Array, shape: tuple[int, ...], ndim: int) -> jax.Array:
-    """Return a weight in the shape that a layer keeps it in: with `num_steps`, once for every step."""
+    """Return a weight in the shape that a layer keeps it in: with `param_steps`, once for every step."""
     return jnp.broadcast_to(weight.reshape(shape[-ndim:]), shape)
 
 

@@ -73,7 +73,7 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
     Parameters
     ----------
     layer : Module
-        Their owner, with `in_size`, `feature_axes`, `num_steps` and an initializer ``<key>_init`` for each.
+        Their owner, with `in_size`, `feature_axes`, `param_steps` and an initializer ``<key>_init`` for each.
     param_type : type
         The state that holds them.
     learn : dict of str to bool
@@ -90,12 +90,12 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
         if not isinstance(wanted, bool | np.bool_):
             raise OptionError(f"use_{key} must be True or False; got {wanted!r}.")
     shape = feature_shape(layer.in_size, layer.feature_axes)
-    if layer.num_steps is not None:
-        shape = (layer.num_steps, *shape)
+    if layer.param_steps is not None:
+        shape = (layer.param_steps, *shape)
         if not _plain(param_type):
             raise OptionError(
-                f"num_steps={layer.num_steps} takes the parameters of each step apart, which the own execute of"
-                f" {param_type.__name__} does not know of. Use NormParam, or num_steps=None."
+                f"param_steps={layer.param_steps} takes the parameters of each step apart, which the own execute of"
+                f" {param_type.__name__} does not know of. Use NormParam, or param_steps=None."
             )
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
     plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit"))
@@ -112,7 +112,7 @@ def learned(layer: Any, weight: Any, x: Any) -> dict[str, Any]:
         return {}
     if not _plain(type(weight)):
         return {"affine": weight}
-    return dict(weight.value) if layer.num_steps is None else at_step(layer, weight.value, x)
+    return dict(weight.value) if layer.param_steps is None else at_step(layer, weight.value, x)
 
 
 def _plain(param_type: Any) -> bool:

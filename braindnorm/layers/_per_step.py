@@ -13,7 +13,7 @@ from .. import units
 from ..errors import AxisError, OptionError
 
 
-def check_num_steps(num_steps: Any) -> int | None:
+def check_param_steps(param_steps: Any) -> int | None:
     """Return the number of steps, or None where the parameters are those of all steps.
 
     Raises
@@ -21,12 +21,12 @@ def check_num_steps(num_steps: Any) -> int | None:
     OptionError
         If it is no positive integer.
     """
-    if num_steps is None:
+    if param_steps is None:
         return None
-    integer = isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool)
-    if not integer or not 1 <= num_steps <= sys.maxsize:
-        raise OptionError(f"num_steps must be a positive integer, or None; got {num_steps!r}.")
-    return int(num_steps)
+    integer = isinstance(param_steps, int | np.integer) and not isinstance(param_steps, bool)
+    if not integer or not 1 <= param_steps <= sys.maxsize:
+        raise OptionError(f"param_steps must be a positive integer, or None; got {param_steps!r}.")
+    return int(param_steps)
 
 
 def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str, Any]:
@@ -40,13 +40,13 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
     Raises
     ------
     OptionError
-        If there is no `i`, or it is no integer, or is not between 0 and num_steps - 1. Where it cannot be known, while
-        a loop is traced, such a step gets NaN: never the parameters of another one.
+        If there is no `i`, or it is not an integer between 0 and param_steps - 1. Where it cannot be known, while a
+        loop is traced, such a step gets NaN: never the parameters of another one.
     AxisError
         If an array of steps does not fit the leading axes.
     """
     shape = units.shape_of(x)
-    steps = _steps(layer.num_steps)
+    steps = _steps(layer.param_steps)
     batch = shape[: max(len(shape) - len(layer.in_size), 0)]
     if steps.shape != batch[: steps.ndim]:
         raise AxisError(
@@ -55,18 +55,18 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
             " entry of its leading axis, time; for one step, one integer."
         )
     spread = (1,) * (len(batch) - steps.ndim) if steps.ndim else ()
-    outside = jnp.where(steps < 0, layer.num_steps, steps)  # a negative index would count from the end
+    outside = jnp.where(steps < 0, layer.param_steps, steps)  # a negative index would count from the end
     taken = {key: jnp.take(v, outside, axis=0, mode="fill", fill_value=jnp.nan) for key, v in parameters.items()}
     return {key: v.reshape(*steps.shape, *spread, *v.shape[steps.ndim :]) for key, v in taken.items()}
 
 
-def _steps(num_steps: int) -> jax.Array:
+def _steps(param_steps: int) -> jax.Array:
     given = brainstate.environ.get("i", None)
     if given is None:
         raise OptionError(
-            f"there are parameters for each of num_steps={num_steps} steps, but the environment does not say which"
+            f"there are parameters for each of param_steps={param_steps} steps, but the environment does not say which"
             " step this is. Write with brainstate.environ.context(i=i): in the body of the loop, or"
-            f" i=jnp.arange({num_steps}) around a whole sequence of shape (time, ...)."
+            f" i=jnp.arange({param_steps}) around a whole sequence of shape (time, ...)."
         )
     try:
         steps = jnp.asarray(given)
@@ -75,6 +75,6 @@ def _steps(num_steps: int) -> jax.Array:
     if not jnp.issubdtype(steps.dtype, jnp.integer):
         raise OptionError(f"the step i must be an integer, or an array of integers; got {given!r}.")
     known = not isinstance(given, jax.core.Tracer) and np.size(given)
-    if known and not 0 <= np.min(given) <= np.max(given) < num_steps:
-        raise OptionError(f"step i={given} is not one of the num_steps={num_steps} steps, 0 to {num_steps - 1}.")
+    if known and not 0 <= np.min(given) <= np.max(given) < param_steps:
+        raise OptionError(f"step i={given} is not one of the param_steps={param_steps} steps, 0 to {param_steps - 1}.")
     return steps

@@ -38,7 +38,7 @@ def watching(watchers: Mapping[Any, Watcher]) -> Iterator[None]:
 
 
 def watched(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a layer's ``update`` (or ``sequence``) that tells the layer's watchers of the call, if it has any."""
+    """Return a layer's ``update`` (or ``update_sequence``) that tells the layer's watchers, if any, of the call."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -55,7 +55,7 @@ def watched(method: Callable[..., Any]) -> Callable[..., Any]:
         arguments = signature.bind(self, *args, **kwargs).arguments
         x = [*arguments.values()][1]
         for watcher in watchers[id(self)]:
-            watcher(Call(x, y, arguments.get("mask"), method.__name__ == "sequence"))
+            watcher(Call(x, y, arguments.get("mask"), method.__name__ == "update_sequence"))
         return y
 
     return call

@@ -16,7 +16,7 @@ from ._affine import NormParam, ReadOut, check_features, explain_missing, learne
 from ._local_groups import local_groups
 from ._module import NormModule
 from ._norm import norm_options
-from ._per_step import check_num_steps
+from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
 
 
@@ -84,7 +84,7 @@ class GroupNorm(NormModule):
     masked_output : {'zero', 'input', 'normalize'}
         What comes out at masked positions: 0; the input, where the output's unit is of the input's dimension; or the
         input normalized with the statistics of the valid ones (what is not finite counts as 0).
-    num_steps : int, optional
+    param_steps : int, optional
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -141,7 +141,7 @@ class GroupNorm(NormModule):
         unit: Any = None,
         out_unit: Any = None,
         masked_output: MaskedOutput = "zero",
-        num_steps: int | None = None,
+        param_steps: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -156,7 +156,7 @@ class GroupNorm(NormModule):
         self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size)
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
-        self.num_steps = check_num_steps(num_steps)
+        self.param_steps = check_param_steps(param_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
         keep_options(
             self,

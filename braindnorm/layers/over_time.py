@@ -47,7 +47,7 @@ class OverTime(NormModule):
         The time constant of forgetting, instead of `decay`: :math:`\lambda = \exp(-\Delta t / \tau)`, with ``dt`` from
         ``brainstate.environ``.
     time_axis : int
-        The axis of a whole sequence that is time, for :meth:`sequence`.
+        The axis of a whole sequence that is time, for :meth:`update_sequence`.
     name : str, optional
         The module's name, which errors show.
 
@@ -66,10 +66,10 @@ class OverTime(NormModule):
     make it with ``init_state(batch_size)``, clear it with ``reset_state()``, and read it with :attr:`statistics`. In a
     step where nothing is valid it stays as it is, bit for bit: such a step does not decay it either.
 
-    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`sequence` takes all steps at once by
+    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once by
     ``jax.lax.associative_scan``. Both start from the memory, leave it as it is at the end, and give the same numbers.
 
-    Scale and bias of each step (`num_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
+    Scale and bias of each step (`param_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
     environment.
 
     References
@@ -152,7 +152,7 @@ class OverTime(NormModule):
         mask = with_step_mask(mask, x, self.in_size)
         return self._call(x, mask, self._began(reset, x), sequence=False)
 
-    def sequence(self, xs: Any, *, mask: Any = None, reset: Any = None) -> Any:
+    def update_sequence(self, xs: Any, *, mask: Any = None, reset: Any = None) -> Any:
         """Normalize all steps of a sequence at once, each by the steps up to it, and remember them.
 
         Parameters

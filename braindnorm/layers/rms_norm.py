@@ -15,7 +15,7 @@ from ..functional._reduction import reduction_over
 from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
 from ._module import NormModule
 from ._norm import norm_options
-from ._per_step import check_num_steps
+from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
 
 
@@ -66,7 +66,7 @@ class RMSNorm(NormModule):
     masked_output : {'zero', 'input', 'normalize'}
         What comes out at masked positions: 0; the input, where the output's unit is of the input's dimension; or the
         input normalized with the statistics of the valid ones (what is not finite counts as 0).
-    num_steps : int, optional
+    param_steps : int, optional
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -118,7 +118,7 @@ class RMSNorm(NormModule):
         unit: Any = None,
         out_unit: Any = None,
         masked_output: MaskedOutput = "zero",
-        num_steps: int | None = None,
+        param_steps: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -127,7 +127,7 @@ class RMSNorm(NormModule):
         self.reduction_axes = as_axes(reduction_axes, option="reduction_axes")
         self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes")
         self.use_scale, self.scale_init = use_scale, scale_init
-        self.num_steps = check_num_steps(num_steps)
+        self.param_steps = check_param_steps(param_steps)
         self.scale, out_unit = make_affine(self, param_type, {"scale": use_scale}, out_unit)
         keep_options(
             self,

@@ -26,7 +26,7 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     ----------
     model : Module
         A model that holds norms of ours or subclasses of them, at any depth, or one norm. Of an ``OverTime`` the calls
-        of ``update`` and of ``sequence`` are recorded, each step as an entry.
+        of ``update`` and of ``update_sequence`` are recorded, each step as an entry.
     num_steps : int
         How many calls of each norm to keep.
     warn : bool

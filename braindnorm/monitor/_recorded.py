@@ -25,8 +25,8 @@ class Recorded(brainstate.nn.Module):
     norm : Module
         A norm of braindnorm or a subclass of one. It is called as before.
     num_steps : int
-        How many calls to keep (of ``OverTime.sequence``: how many of its steps); those that follow are counted and not
-        kept.
+        How many calls to keep (of ``OverTime.update_sequence``: how many of its steps); those that follow are counted
+        and not kept.
     name : str, optional
         The module's name, which errors show.
 
