@@ -4,7 +4,7 @@ import math
 import operator
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import AxisError, OptionError
+from ..units import Mantissa, Shape
 
-Axes = int | Sequence[int]
+# one axis or several, of any integer type
+Axes = SupportsIndex | Sequence[SupportsIndex]
 
 
 class _Default(int):
@@ -23,7 +25,7 @@ class _Default(int):
 DEFAULT_GROUPS = _Default(32)
 
 
-def as_axes(axes: Any, *, option: str) -> tuple[int, ...]:
+def as_axes(axes: Axes, *, option: str) -> Shape:
     """Read one axis or several as a tuple of integers, any integer type taken."""
     several = axes if _is_several(axes) else (axes,)
     try:
@@ -32,7 +34,7 @@ def as_axes(axes: Any, *, option: str) -> tuple[int, ...]:
         raise AxisError(f"{option} must be an integer or a sequence of integers; got {axes!r}.") from None
 
 
-def canonical_axes(axes: Any, ndim: int, *, option: str) -> tuple[int, ...]:
+def canonical_axes(axes: Axes, ndim: int, *, option: str) -> Shape:
     """Count axes from the left of an array of `ndim` axes, sorted.
 
     Raises
@@ -55,7 +57,7 @@ def is_trailing(axes: Sequence[int], ndim: int) -> bool:
     return bool(axes) and tuple(axes) == tuple(range(ndim - len(axes), ndim))
 
 
-def as_size(size: Any) -> tuple[int, ...]:
+def as_size(size: Axes) -> Shape:
     """Read `in_size`: a positive integer, or several.
 
     Raises
@@ -73,7 +75,7 @@ def as_size(size: Any) -> tuple[int, ...]:
     return sizes
 
 
-def feature_shape(in_size: Sequence[int], feature_axes: Sequence[int]) -> tuple[int, ...]:
+def feature_shape(in_size: Sequence[int], feature_axes: Sequence[int]) -> Shape:
     """Return the shape of scale and bias: `in_size` on the feature axes, 1 elsewhere."""
     return tuple(n if axis in feature_axes else 1 for axis, n in enumerate(in_size))
 
@@ -85,7 +87,7 @@ def single_axis(axes: Sequence[int]) -> int:
     return axes[0]
 
 
-def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str) -> jax.Array:
+def fit_parameter(parameter: Mantissa, shape: Sequence[int], *, option: str) -> jax.Array:
     """Return a scale or bias that broadcasts to an input of this shape, without leading axes of length 1 to spare.
 
     Raises
@@ -107,7 +109,7 @@ def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str) -> jax.A
     return array.reshape(right) if spare else array
 
 
-def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, int]:
+def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: SupportsIndex | None) -> tuple[int, int]:
     """Resolve the number of groups and the channels in each.
 
     Raises
@@ -174,11 +176,11 @@ def _gather_split_groups(v: jax.Array, channel_axis: int, num_groups: int) -> ja
     return gathered
 
 
-def _is_several(axes: Any) -> bool:
+def _is_several(axes: object) -> TypeGuard[Sequence[SupportsIndex]]:
     return bool(axes.ndim) if isinstance(axes, np.ndarray) else isinstance(axes, list | tuple)
 
 
-def _as_int(value: Any) -> int:
+def _as_int(value: object) -> int:
     if isinstance(value, bool | np.bool_):
         raise TypeError("a boolean is no integer here")
-    return operator.index(value)
+    return operator.index(value)  # type: ignore[arg-type]  # it raises TypeError where there is none

@@ -9,13 +9,18 @@ with :math:`k_t` the decay in a step with something valid, 1 in one without, and
 associative, so ``jax.lax.associative_scan`` gives all :math:`M_t` at once.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 
+from ..units import Dtype, Mantissa, Shape
 from .moments import at_least_one, rstd
 from .two_term import TwoTerm, cast, choose, minus, plus, product, single
+
+
+# how fast the past fades: a number, or one that is traced
+Rate = float | jax.Array
 
 
 class Memory(NamedTuple):
@@ -31,7 +36,7 @@ class Memory(NamedTuple):
         return self.m2.value / at_least_one(self.count.value)
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: Any) -> Self:
+    def empty(cls, shape: Shape, dtype: Dtype) -> Self:
         """Return a memory of nothing."""
         return cls(*(single(jnp.zeros(shape, dtype)) for _ in cls._fields))
 
@@ -45,7 +50,7 @@ class Memory(NamedTuple):
         pairs = self._asdict().items()
         return {key: v.value for key, v in pairs} | {f"{key}_rest": v.rest for key, v in pairs}
 
-    def widened(self, dtype: Any) -> "Memory":
+    def widened(self, dtype: Dtype) -> "Memory":
         """Return the memory in a dtype that holds this one too."""
         return Memory(*(cast(v, jnp.promote_types(v.value.dtype, dtype)) for v in self))
 
@@ -75,12 +80,12 @@ def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     return kept
 
 
-def advance(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None = None) -> Memory:
+def advance(memory: Memory, found: Steps, rate: Rate, reset: jax.Array | None = None) -> Memory:
     """Return the memory after one step, which fades it to exp(-rate) of its weight."""
     return _after(memory, _span(found, rate, reset))
 
 
-def replay(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None) -> Memory:
+def replay(memory: Memory, found: Steps, rate: Rate, reset: jax.Array | None) -> Memory:
     """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it."""
     return _after(memory, jax.lax.associative_scan(_then, _span(found, rate, reset)))
 
@@ -92,13 +97,13 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
+def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Mantissa) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
     z = (deviation + minus(found.mean, memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count.value == 0, 0, z)
 
 
-def _span(found: Steps, rate: Any, reset: jax.Array | None) -> _Span:
+def _span(found: Steps, rate: Rate, reset: jax.Array | None) -> _Span:
     some = found.count > 0
     fading = jnp.where(some, jnp.asarray(rate, found.m2.dtype), 0)
     fading = fading if reset is None else jnp.where(reset, jnp.inf, fading)

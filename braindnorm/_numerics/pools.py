@@ -5,13 +5,14 @@ binary exponent e, which carries no gradient, and a share s near 1.
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import AxisError
+from ..units import Dtype, Shape
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
 
@@ -131,7 +132,7 @@ def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
         )
 
 
-def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Reduction, how: Response) -> Pool:
+def _device_pool(pool: Pool, shape: Shape, sigma: jax.Array, over: Reduction, how: Response) -> Pool:
     """Add the devices' pools, in bands of magnitude that are the same everywhere: one sum, and no maximum."""
     exponent = how.exponent
     middle, low, high = (v.reshape(-1, *[1] * len(shape)) for v in _bands(exponent, pool.share.dtype))
@@ -150,7 +151,7 @@ def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Red
     return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
 
 
-def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
+def _joined(exponents: jax.Array | np.ndarray, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
     """Add sums of different binary exponents, along the first axis.
 
     `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.
@@ -163,7 +164,7 @@ def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) 
     return largest, (_two_to(steps, exponent) * sums).sum(0)
 
 
-def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], ...]:
+def _bands(exponent: float, dtype: Dtype) -> tuple[np.ndarray, ...]:
     """Return the binary exponents in the middle of bands, and at their lower and upper edges."""
     lowest, highest = _range(dtype)
     edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.2 * highest)) + 1)
@@ -172,7 +173,7 @@ def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], ...]:
     return middle.astype(dtype), low.astype(dtype), high.astype(dtype)
 
 
-def _range(dtype: Any) -> tuple[int, int]:
+def _range(dtype: Dtype) -> tuple[int, int]:
     """Return the binary exponents between which numbers are normal."""
     limits = np.finfo(dtype)
     return int(limits.minexp), int(limits.maxexp)

@@ -3,8 +3,8 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 from ..errors import ArgumentError, NormError
 
@@ -85,7 +85,11 @@ def norm_function(options: Collection[str] = ()) -> Callable[[Callable[P, R]], C
 
 
 def _check(
-    parameters: Sequence[inspect.Parameter], options: Collection[str], hint: str, args: Any, kwargs: dict[str, Any]
+    parameters: Sequence[inspect.Parameter],
+    options: Collection[str],
+    hint: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
 ) -> None:
     """Raise if it is the call that does not fit; any other error is left to whom it belongs."""
     by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]

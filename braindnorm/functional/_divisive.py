@@ -1,8 +1,8 @@
 """Divisive normalization: a drive divided by a constant plus the pooled activity of its neighbours."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +14,37 @@ from .._numerics.moments import Reduction, zero_masked
 from .._numerics.pools import Response, respond
 from ..errors import AxisError
 from ..masks._align import align
+from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 from ._arguments import norm_function
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
 from ._enter import MaskedOutput, padding_of
 from ._reduction import check_axis_name
 
-Pool = Literal["mean", "sum"] | Any
+Pool = Literal["mean", "sum"] | QuantityLike
 # an eager call is one program, not a hundred; inside another program it leaves no trace
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
 
 
 @norm_function()
 def divisive_norm(
-    x: Any,
-    sigma: Any = 1.0,
-    gamma: Any = 1.0,
+    x: QuantityLike,
+    sigma: QuantityLike = 1.0,
+    gamma: QuantityLike = 1.0,
     *,
     exponent: float = 2.0,
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
-    mask: Any = None,
+    mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
-    unit: Any = None,
-    out_unit: Any = None,
+    unit: Unit | None = None,
+    out_unit: Unit | None = None,
     axis_name: AxisName | None = None,
-    axis_index_groups: Any = None,
-    dtype: Any = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    dtype: DtypeLike | None = None,
     name: str = "divisive_norm",
-) -> Any:
+) -> Result:
     r"""Divisive normalization [1]_, a canonical neural computation.
 
     .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}, \quad
@@ -135,12 +136,12 @@ def divisive_norm(
 
 def _response(
     array: jax.Array,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Mantissa],
     valid: jax.Array | None,
-    weights: Any,
+    weights: Mantissa | None,
     over: Reduction,
     how: Response,
-    result: Any,
+    result: Dtype,
     *,
     keep_padding: bool,
 ) -> jax.Array:
@@ -159,12 +160,12 @@ def _response(
     return r.astype(result)
 
 
-def _fit_weights(weights: Any, shape: tuple[int, ...], over: Reduction) -> jax.Array:
-    rows = len(weights)
+def _fit_weights(weights: Mantissa, shape: Shape, over: Reduction) -> jax.Array:
+    rows = jnp.shape(weights)[0]
     alone = over.axis_name is None  # a matrix may be that of the elements of all devices
     if len(over.axes) != 1 or (alone and shape[over.axes[0]] != rows):
         raise AxisError(
-            f"a pool of {weights.shape} weights needs one pool axis of length {rows}; got"
+            f"a pool of {jnp.shape(weights)} weights needs one pool axis of length {rows}; got"
             f" pool_axes={over.axes} of an input of shape {shape}."
         )
     return jnp.asarray(weights)

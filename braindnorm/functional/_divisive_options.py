@@ -1,6 +1,6 @@
 """What divisive normalization takes besides the options of every norm: sigma, gamma, the exponent and the pool."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import units
 from ..errors import DtypeError, OptionError, UnitError
+from ..units import Mantissa, QuantityLike, Unit
 
 
-def in_drive_unit(sigma: Any, unit: Any) -> Any:
+def in_drive_unit(sigma: QuantityLike, unit: Unit) -> Mantissa:
     """Return sigma as plain numbers that count in the unit of the drive.
 
     Raises
@@ -36,7 +37,7 @@ def in_drive_unit(sigma: Any, unit: Any) -> Any:
     return mantissa
 
 
-def real_parameter(value: Any, option: str) -> Any:
+def real_parameter(value: Mantissa | None, option: str) -> Mantissa:
     """Return plain numbers as they are.
 
     Raises
@@ -53,7 +54,7 @@ def real_parameter(value: Any, option: str) -> Any:
     return value
 
 
-def check_exponent(exponent: Any, rectify: Any) -> None:
+def check_exponent(exponent: float, rectify: object) -> None:
     """Raise unless the exponent is a positive number, and `rectify` a boolean.
 
     Raises
@@ -68,7 +69,7 @@ def check_exponent(exponent: Any, rectify: Any) -> None:
         raise OptionError(f"rectify must be True or False; got {rectify!r}.")
 
 
-def read_pool(pool: Any) -> tuple[Literal["mean", "sum", "weighted"], Any]:
+def read_pool(pool: QuantityLike | str) -> tuple[Literal["mean", "sum", "weighted"], Mantissa | None]:
     """Return the kind of a pool, and its weights as an array if it has them.
 
     Raises

@@ -1,11 +1,9 @@
 """Standardize by the moments of the past: one step, or all steps of a sequence at once."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardized
+from .._numerics.memory import Memory, Rate, Steps, advance, forget, replay, settle, standardized
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -40,7 +38,7 @@ class Clock:
         Whether the leading axis of the input is time.
     """
 
-    def __init__(self, past: Memory, rate: Any, began: jax.Array | None, sequence: bool) -> None:
+    def __init__(self, past: Memory, rate: Rate, began: jax.Array | None, sequence: bool) -> None:
         self.past, self.rate, self.began, self.sequence = past, rate, began, sequence
 
     def standardize(self, entry: Entry, how: Standardization) -> tuple[jax.Array, Memory]:

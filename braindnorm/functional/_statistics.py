@@ -1,13 +1,16 @@
 """The statistics alone, with their units: what a script that needs no norm asks for."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from .. import units
 from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
 from .._numerics.moments import deviations, zero_masked
+from ..units import MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
 from ._enter import NormOptions, enter
 from ._reduction import reduction_over
@@ -16,20 +19,20 @@ from ._reduction import reduction_over
 class Statistics(NamedTuple):
     """What :func:`moments` returns: how many valid elements, their mean, their (population) variance."""
 
-    count: Any
-    mean: Any
-    var: Any
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    mean: Result
+    var: Result
 
 
 @norm_function()
 def moments(
-    x: Any,
+    x: QuantityLike,
     reduction_axes: Axes = -1,
     *,
-    mask: Any = None,
-    unit: Any = None,
+    mask: MaskLike | None = None,
+    unit: Unit | None = None,
     axis_name: AxisName | None = None,
-    axis_index_groups: Any = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
     keepdims: bool = False,
     name: str = "moments",
 ) -> Statistics:

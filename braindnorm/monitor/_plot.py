@@ -91,8 +91,9 @@ def _times(times: Any, read: Record) -> tuple[np.ndarray, Any]:
     return np.asarray(values)[:steps], unit
 
 
-def _band(axes: Any, along: np.ndarray, mean: Any, std: Any, what: str) -> None:
-    (centre, unit), (spread, _) = (units.strip(v, None) for v in (mean, std))
+def _band(axes: Any, along: np.ndarray, mean: QuantityLike, std: QuantityLike, what: str) -> None:
+    (given, unit), (width, _) = (units.strip(v, None) for v in (mean, std))
+    centre, spread = np.asarray(given), np.asarray(width)
     (line,) = axes.plot(along, centre)
     axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set_ylabel(_with_unit(what, unit))
