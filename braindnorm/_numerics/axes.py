@@ -29,7 +29,7 @@ def as_axes(axes: Axes, *, option: str) -> Shape:
     """Read one axis or several as a tuple of integers, any integer type taken."""
     several = axes if _is_several(axes) else (axes,)
     try:
-        return tuple(_as_int(axis) for axis in several)
+        return tuple(as_int(axis) for axis in several)
     except TypeError:
         raise AxisError(f"{option} must be an integer or a sequence of integers; got {axes!r}.") from None
 
@@ -67,7 +67,7 @@ def as_size(size: Axes) -> Shape:
     """
     several = size if _is_several(size) else (size,)
     try:
-        sizes = tuple(_as_int(n) for n in several)
+        sizes = tuple(as_int(n) for n in several)
     except TypeError:
         sizes = ()
     if not sizes or min(sizes) < 1 or max(sizes) > sys.maxsize:
@@ -130,7 +130,7 @@ def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: Su
         )
     option, given = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
     try:
-        part = _as_int(given)
+        part = as_int(given)
     except TypeError:
         raise OptionError(f"{option} must be an integer; got {given!r}.") from None
     if part < 1 or channels % part:
@@ -180,7 +180,8 @@ def _is_several(axes: object) -> TypeGuard[Sequence[SupportsIndex]]:
     return bool(axes.ndim) if isinstance(axes, np.ndarray) else isinstance(axes, list | tuple)
 
 
-def _as_int(value: object) -> int:
+def as_int(value: object) -> int:
+    """Return an integer of any type; a boolean is not one."""
     if isinstance(value, bool | np.bool_):
         raise TypeError("a boolean is no integer here")
     return operator.index(value)  # type: ignore[arg-type]  # it raises TypeError where there is none

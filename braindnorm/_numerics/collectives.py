@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Hashable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np

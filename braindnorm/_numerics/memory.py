@@ -18,7 +18,6 @@ from ..units import Dtype, Mantissa, Shape
 from .moments import at_least_one, rstd
 from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
-
 # how fast the past fades: a number, or one that is traced
 Rate = float | jax.Array
 

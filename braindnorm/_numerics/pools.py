@@ -151,7 +151,9 @@ def _device_pool(pool: Pool, shape: Shape, sigma: jax.Array, over: Reduction, ho
     return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
 
 
-def _joined(exponents: jax.Array | np.ndarray, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
+def _joined(
+    exponents: jax.Array | np.ndarray, sums: jax.Array, empty: jax.Array, exponent: float
+) -> tuple[jax.Array, jax.Array]:
     """Add sums of different binary exponents, along the first axis.
 
     `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.

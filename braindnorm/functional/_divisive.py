@@ -1,5 +1,7 @@
 """Divisive normalization: a drive divided by a constant plus the pooled activity of its neighbours."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal

@@ -1,5 +1,7 @@
 """Group normalization."""
 
+from __future__ import annotations
+
 from typing import SupportsIndex, Unpack
 
 from .._numerics.axes import DEFAULT_GROUPS, Axes

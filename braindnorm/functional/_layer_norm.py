@@ -1,5 +1,7 @@
 """Layer normalization."""
 
+from __future__ import annotations
+
 from typing import Unpack
 
 from .._numerics.axes import Axes
@@ -13,7 +15,12 @@ from ._standardize import standardization, standardize
 
 @norm_function(OPTIONS)
 def layer_norm(
-    x: QuantityLike, scale: QuantityLike | None = None, bias: QuantityLike | None = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]
+    x: QuantityLike,
+    scale: QuantityLike | None = None,
+    bias: QuantityLike | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    **options: Unpack[NormOptions],
 ) -> Result:
     r"""Layer normalization [1]_.
 

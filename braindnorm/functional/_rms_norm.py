@@ -1,5 +1,7 @@
 """Root mean square normalization."""
 
+from __future__ import annotations
+
 from typing import Unpack
 
 from .._numerics.axes import Axes
@@ -12,7 +14,13 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
-def rms_norm(x: QuantityLike, scale: QuantityLike | None = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]) -> Result:
+def rms_norm(
+    x: QuantityLike,
+    scale: QuantityLike | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    **options: Unpack[NormOptions],
+) -> Result:
     r"""Root mean square normalization [1]_: no centring, no bias.
 
     .. math:: y = \gamma \, \frac{x}{\sqrt{\tfrac1n \sum x^2 + \varepsilon}}

@@ -1,5 +1,7 @@
 """The statistics alone, with their units: what a script that needs no norm asks for."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import SupportsIndex
 
 import brainstate
 import jax
@@ -11,9 +11,10 @@ import numpy as np
 
 from .. import units
 from ..errors import AxisError, OptionError
+from ..units import QuantityLike, Shape
 
 
-def check_param_steps(param_steps: Any) -> int | None:
+def check_param_steps(param_steps: SupportsIndex | None) -> int | None:
     """Return the number of steps, or None where the parameters are those of all steps.
 
     Raises
@@ -23,13 +24,15 @@ def check_param_steps(param_steps: Any) -> int | None:
     """
     if param_steps is None:
         return None
-    integer = isinstance(param_steps, int | np.integer) and not isinstance(param_steps, bool)
-    if not integer or not 1 <= param_steps <= sys.maxsize:
+    integer = int(param_steps) if isinstance(param_steps, int | np.integer) and not isinstance(param_steps, bool) else 0
+    if not 1 <= integer <= sys.maxsize:
         raise OptionError(f"param_steps must be a positive integer, or None; got {param_steps!r}.")
-    return int(param_steps)
+    return integer
 
 
-def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str, Any]:
+def at_step(
+    parameters: Mapping[str, jax.Array], param_steps: int, in_size: Shape, x: QuantityLike
+) -> dict[str, jax.Array]:
     r"""Return the parameters of the steps that `x` is of.
 
     .. math:: y_t = \gamma_{i(t)} z_t + \beta_{i(t)}
@@ -46,16 +49,16 @@ def at_step(layer: Any, parameters: Mapping[str, jax.Array], x: Any) -> dict[str
         If an array of steps does not fit the leading axes.
     """
     shape = units.shape_of(x)
-    steps = _steps(layer.param_steps)
-    batch = shape[: max(len(shape) - len(layer.in_size), 0)]
+    steps = _steps(param_steps)
+    batch = shape[: max(len(shape) - len(in_size), 0)]
     if steps.shape != batch[: steps.ndim]:
         raise AxisError(
             f"the steps i of shape {steps.shape} do not fit the leading axes of an input of shape {shape}, of"
-            f" which {batch} come before in_size={layer.in_size}. For a whole sequence set one i for each"
+            f" which {batch} come before in_size={in_size}. For a whole sequence set one i for each"
             " entry of its leading axis, time; for one step, one integer."
         )
     spread = (1,) * (len(batch) - steps.ndim) if steps.ndim else ()
-    outside = jnp.where(steps < 0, layer.param_steps, steps)  # a negative index would count from the end
+    outside = jnp.where(steps < 0, param_steps, steps)  # a negative index would count from the end
     taken = {key: jnp.take(v, outside, axis=0, mode="fill", fill_value=jnp.nan) for key, v in parameters.items()}
     return {key: v.reshape(*steps.shape, *spread, *v.shape[steps.ndim :]) for key, v in taken.items()}
 

@@ -1,26 +1,30 @@
 """Group normalization as a Module."""
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, SupportsIndex
+
+from brainstate import ParamState
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import DEFAULT_GROUPS, Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import AxisError
 from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import grouped_reduction
+from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Shape, Unit
 from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
 from ._local_groups import local_groups
-from ._module import NormModule
-from ._norm import norm_options
+from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
 
 
-def _feature_axes(feature_axis: Any, ndim: int) -> tuple[int, ...]:
+def _feature_axes(feature_axis: Axes, ndim: int) -> Shape:
     try:
         return canonical_axes(feature_axis, ndim, option="feature_axis")
     except AxisError as error:
@@ -30,7 +34,7 @@ def _feature_axes(feature_axis: Any, ndim: int) -> tuple[int, ...]:
         ) from None
 
 
-class GroupNorm(NormModule):
+class GroupNorm(AffineModule):
     r"""Group normalization [1]_ that knows units and masks.
 
     .. math:: y = \gamma \, \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + \beta
@@ -122,26 +126,26 @@ class GroupNorm(NormModule):
     @says_what_to_write()
     def __init__(
         self,
-        in_size: int | Sequence[int],
-        feature_axis: Any = -1,
-        num_groups: int | None = DEFAULT_GROUPS,
-        group_size: int | None = None,
+        in_size: Axes,
+        feature_axis: Axes = -1,
+        num_groups: SupportsIndex | None = DEFAULT_GROUPS,
+        group_size: SupportsIndex | None = None,
         *,
-        epsilon: Any = 1e-6,
-        dtype: Any = None,
+        epsilon: QuantityLike = 1e-6,
+        dtype: DtypeLike | None = None,
         use_bias: bool = True,
         use_scale: bool = True,
-        bias_init: Any = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
-        scale_init: Any = init.Constant(1.0),  # noqa: B008
+        bias_init: Initializer = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
+        scale_init: Initializer = init.Constant(1.0),  # noqa: B008
         reduction_axes: Axes | None = None,
-        axis_name: Hashable | None = None,
+        axis_name: AxisName | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         use_fast_variance: bool = True,
-        param_type: type = NormParam,
-        unit: Any = None,
-        out_unit: Any = None,
+        param_type: type[ParamState] = NormParam,
+        unit: Unit | None = None,
+        out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
-        param_steps: int | None = None,
+        param_steps: SupportsIndex | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -171,7 +175,7 @@ class GroupNorm(NormModule):
         )
 
     @property
-    def affine_param(self) -> Any:
+    def affine_param(self) -> ParamState | None:
         """The state with the learned parameters; None if there are none."""
         return self.weight
 
@@ -181,7 +185,7 @@ class GroupNorm(NormModule):
         return grouped_reduction(shape, self.reduction_axes, self.feature_axis, groups, norm_options(self))
 
     @says_what_to_write(hint="The mask is given as mask=mask")
-    def update(self, x: Any, *, mask: Any = None) -> Any:
+    def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Normalize `x`.
 
         Parameters
@@ -205,3 +209,6 @@ class GroupNorm(NormModule):
             **learned(self, self.weight, x),
             **call_options(self, x, mask),
         )
+
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update

@@ -1,5 +1,7 @@
 """Masks of spiking neurons: those that can respond, and those that did."""
 
+from __future__ import annotations
+
 import brainstate
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The step mask: which trials are alive in this time step, for every norm layer inside a ``with`` block."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

@@ -1,5 +1,7 @@
 """Masks of trials: from how many steps each has, when it ends, or where its recording has gaps."""
 
+from __future__ import annotations
+
 import operator
 from typing import SupportsIndex
 

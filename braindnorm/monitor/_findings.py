@@ -1,12 +1,12 @@
 """What is nearly always a mistake, found in the sums of a run."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from ..layers._wiring import label
-from ._totals import SUMS
+from ..units import Unit
+from ._totals import SUMS, AnyNorm, epsilon_of
 
 # "most": more than this share
 MOST = 0.5
@@ -16,14 +16,14 @@ class NormWarning(UserWarning):
     """A norm is used in a way that is nearly always a mistake."""
 
 
-def findings_of(norm: Any, rows: np.ndarray, unit: Any) -> list[str]:
+def findings_of(norm: AnyNorm, rows: np.ndarray, unit: Unit) -> list[str]:
     """Return a sentence for each likely mistake; none where nothing was recorded."""
     total = dict(zip(SUMS, np.asarray(rows, np.float64).sum(axis=0), strict=True))
     name, found = label(norm), []
     if total["flat"] > MOST * total["groups"]:
         counted = "" if unit.is_unitless else f", counted in ({unit})^2,"
         found.append(
-            f"{name}: epsilon={norm.epsilon} is larger than the variance{counted} in"
+            f"{name}: epsilon={epsilon_of(norm)} is larger than the variance{counted} in"
             f" {total['flat'] / total['groups']:.0%} of the groups, so they are hardly normalized. Is the input in the"
             " unit that epsilon was meant for? Declare it (unit=brainunit.mV), or give epsilon as a quantity."
         )

@@ -1,18 +1,23 @@
 """Record the statistics of a norm while a model runs: in a State, so under for_loop, jit, grad and vmap alike."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
 
 import brainstate
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import units
 from ..errors import OptionError, UnitError, named
+from ..layers import OverTime
 from ..layers._module import NormModule, Signature
 from ..layers._watch import Call, watching
 from ..layers._wiring import label
+from ..units import QuantityLike, Result, Unit
 from ._findings import findings_of, tell
-from ._totals import SUMS, Record, record_of, totals_of
+from ._totals import SUMS, AnyNorm, Record, record_of, totals_of
 
 _NOTHING = (units.UNITLESS, units.UNITLESS)
 
@@ -54,7 +59,7 @@ class Recorded(brainstate.nn.Module):
 
     __signature__ = Signature()
 
-    def __init__(self, norm: Any, num_steps: int, name: str | None = None) -> None:
+    def __init__(self, norm: AnyNorm, num_steps: SupportsIndex, name: str | None = None) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
         if not isinstance(norm, NormModule):
             raise OptionError(
@@ -63,26 +68,25 @@ class Recorded(brainstate.nn.Module):
             )
         if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
             raise OptionError(f"Recorded: num_steps must be a positive integer; got {num_steps!r}.")
-        layer: Any = norm
-        self.norm = layer
+        self.norm: AnyNorm = norm
         self.num_steps = int(num_steps)
-        self.in_size = self.out_size = layer.in_size
+        self.in_size = self.out_size = norm.in_size
         # the units of the input and the output, once for each dimension that came
-        self.units: tuple[tuple[Any, Any], ...] = ()
-        self.log: Any = brainstate.ShortTermState(self._empty())
+        self.units: tuple[tuple[Unit, Unit], ...] = ()
+        self.log = brainstate.ShortTermState(self._empty())
 
-    def init_state(self, *args: Any, **kwargs: Any) -> None:
+    def init_state(self, *args: object, **kwargs: object) -> None:
         """Begin a new record. The norm's own states are its own to initialize."""
         self.log.value = self._empty()
 
-    def update(self, x: Any, **options: Any) -> Any:
+    def update(self, x: QuantityLike, **options: Any) -> Result:
         """Call the norm with `x` and its own options (``mask=...``), and keep the statistics."""
         with watching({self.norm: self.keep}):
             return self.norm(x, **options)
 
     def keep(self, call: Call) -> None:
         """Keep the statistics of a call of the norm."""
-        rows, calls = self.log.value["rows"], self.log.value["calls"]
+        rows, calls = self._log["rows"], self._log["calls"]
         kind = self._kind(call)
         found = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
         found = jnp.concatenate([jnp.full_like(found[:, :1], kind), found], axis=1)
@@ -90,7 +94,7 @@ class Recorded(brainstate.nn.Module):
         self.log.value = {"rows": rows.at[steps].set(found, mode="drop"), "calls": calls + len(found)}
 
     @named("read")
-    def read(self, unit: Any = None) -> Record:
+    def read(self, unit: Unit | None = None) -> Record:
         """Return what was recorded, one entry a call, as numpy arrays with units. After the run, not within it.
 
         Parameters
@@ -116,7 +120,7 @@ class Recorded(brainstate.nn.Module):
         found = record_of(self._rows(kinds[0] if kinds else 0), given, out_unit)
         if unit is None:
             return found
-        mean, std = (units.restore(units.strip(v, unit)[0], unit) for v in (found.mean, found.std))
+        mean, std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in (found.mean, found.std))
         return found._replace(mean=mean, std=std)
 
     def check(self, *, warn: bool = True) -> list[str]:
@@ -142,15 +146,20 @@ class Recorded(brainstate.nn.Module):
     @property
     def calls(self) -> int:
         """How many calls there were."""
-        return int(self.log.value["calls"])
+        return int(self._log["calls"])
 
     def close(self) -> None:
         """Keep what was recorded: functions that were compiled meanwhile go on writing, but not here."""
         self.log = brainstate.ShortTermState(self.log.value)
 
+    @property
+    def _log(self) -> dict[str, jax.Array]:
+        log: dict[str, jax.Array] = self.log.value
+        return log
+
     def _kind(self, call: Call) -> int:
         """Return which of the units a call's input is of the dimension of; a new one if of none."""
-        norm = self.norm.norm if hasattr(self.norm, "norm") else self.norm
+        norm = self.norm.norm if isinstance(self.norm, OverTime) else self.norm
         came, went = units.strip(call.x, norm.unit)[1], units.strip(call.y, None)[1]
         for kind, (unit, out_unit) in enumerate(self.units):
             if unit.has_same_dim(came) and out_unit.has_same_dim(went):
@@ -158,9 +167,9 @@ class Recorded(brainstate.nn.Module):
         self.units = (*self.units, (came, went))
         return len(self.units) - 1
 
-    def _empty(self) -> dict[str, Any]:
+    def _empty(self) -> dict[str, jax.Array]:
         return {"rows": jnp.zeros((self.num_steps, 1 + len(SUMS)), jnp.float32), "calls": jnp.zeros((), jnp.int32)}
 
     def _rows(self, kind: int) -> np.ndarray:
-        rows = np.asarray(self.log.value["rows"])[: self.calls]
+        rows = np.asarray(self._log["rows"])[: self.calls]
         return rows[rows[:, 0] == kind, 1:]

@@ -19,12 +19,13 @@ from ._boundary import (
     variance_of,
 )
 from ._numbers import exact, floating, is_masked, known
-from ._types import Dtype, DtypeLike, Initializer, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
+from ._types import Dtype, DtypeLike, HostResult, Initializer, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 
 __all__ = [
     "UNITLESS",
     "Dtype",
     "DtypeLike",
+    "HostResult",
     "Initializer",
     "Mantissa",
     "MaskLike",

@@ -109,7 +109,7 @@ def strip(x: QuantityLike, unit: Unit | None, *, what: str = "the input") -> tup
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = _split(unwrap(x), "the input")
+    mantissa, arrived = _split(unwrap(x), what)
     if unit is None:
         return mantissa, arrived
     if is_unitless(arrived) and not is_unitless(unit):

@@ -19,6 +19,8 @@ DtypeLike = jax.typing.DTypeLike
 Mantissa = jax.typing.ArrayLike
 # the result of a norm: a quantity where the output has a unit
 Result = jax.Array | u.Quantity
+# the same on the host
+HostResult = np.ndarray[Any, Dtype] | u.Quantity
 
 
 class SupportsArray(Protocol):
