@@ -79,9 +79,9 @@ def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     return kept
 
 
-def advance(memory: Memory, found: Steps, rate: Rate, reset: jax.Array | None = None) -> Memory:
+def advance(memory: Memory, found: Steps, rate: Rate) -> Memory:
     """Return the memory after one step, which fades it to exp(-rate) of its weight."""
-    return _after(memory, _span(found, rate, reset))
+    return _after(memory, _span(found, rate, None))
 
 
 def replay(memory: Memory, found: Steps, rate: Rate, reset: jax.Array | None) -> Memory:

@@ -92,14 +92,16 @@ def _weighted(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return weighted sums in bands of magnitude, as a row may leave out what is far above the rest.
 
-    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent.
+    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent;
+    one that reached further would have derivatives that leave the range on their way.
     """
     axis, highest = over.axes[0], _range(ratio.dtype)[1]
-    width = 1.4 * highest / exponent
-    bands = np.arange(math.ceil(0.625 * highest / width)).reshape(-1, *[1] * ratio.ndim)
+    reach = 0.625 * highest
+    width = min(1.4 * highest / exponent, reach)
+    bands = np.arange(math.ceil(reach / width)).reshape(-1, *[1] * ratio.ndim)
     high = np.where(bands > 0, 2.0 ** (-width * bands), np.inf).astype(ratio.dtype)
     low = np.where(bands < bands.max(), 2.0 ** (-width * (bands + 1)), 0).astype(ratio.dtype)
-    middle = np.round(-width * (bands + 0.5)).clip(2 - highest)
+    middle = np.round(-width * (bands + 0.5))
     finite = jnp.isfinite(ratio)
     inside = (ratio < high) & (ratio >= low) & finite
     powers = _power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)

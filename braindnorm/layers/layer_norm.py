@@ -33,7 +33,9 @@ class LayerNorm(AffineModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     reduction_axes : int or sequence of int
         The axes of the input that the statistics run over. Write negative ones: they count from the right, whatever
         batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
@@ -42,7 +44,8 @@ class LayerNorm(AffineModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     use_bias : bool
         Whether to learn a bias (beta), of the shape of the scale.
     use_scale : bool

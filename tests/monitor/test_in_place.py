@@ -53,7 +53,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(C, C), LayerNorm(C), DivisiveNorm(C, signed=True))
+        self.body = nn.Sequential(nn.Linear(C, C), LayerNorm(C), DivisiveNorm(C, rectify=False))
         self.memory = {"past": OverTime(LayerNorm(C), decay=0.9)}
         self.tied = RMSNorm(C)
         self.places = [self.tied, Doubled(C), Own(C, use_scale=False)]
@@ -127,8 +127,8 @@ KINDS = {
     "layer": lambda: LayerNorm(C),
     "rms": lambda: RMSNorm(C),
     "group": lambda: GroupNorm(C, num_groups=1),
-    "divisive": lambda: DivisiveNorm(C, signed=True),
-    "divisive, a matrix": lambda: DivisiveNorm(C, signed=True, pool=np.eye(C)),
+    "divisive": lambda: DivisiveNorm(C, rectify=False),
+    "divisive, a matrix": lambda: DivisiveNorm(C, rectify=False, pool=np.eye(C)),
     "over time": lambda: OverTime(LayerNorm(C)),
     "subclass": lambda: Doubled(C),
     "subclass, its own update": lambda: Own(C),

@@ -94,7 +94,7 @@ def test_a_norm_without_a_unit_takes_several_dimensions() -> None:
         np.testing.assert_allclose(u.get_mantissa(found.mean), mean[steps], rtol=1e-5)
     np.testing.assert_allclose(recorded.read(u.volt).mean.to_decimal(u.mV), mean[[0, 2]], rtol=1e-5)
     with pytest.raises(
-        UnitError, match=r"had inputs in mV and nA and no unit.*got unit=None\. Write read\(unit=\.\.\.\)"
+        UnitError, match=r"there were inputs in mV and nA and no unit.*got unit=None\. Write read\(unit=\.\.\.\)"
     ):
         recorded.read()
     with pytest.raises(UnitError, match="got unit=Hz"):
