@@ -3,13 +3,27 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import brainstate
-import brainunit as u
 import jax
 import jax.typing
 import numpy as np
 
-Unit = u.Unit
+# by name: as attributes of brainunit a user's strict type checker would not know them
+from brainunit import Quantity, Unit
+
+__all__ = [
+    "Dtype",
+    "DtypeLike",
+    "Events",
+    "HostResult",
+    "Initializer",
+    "Mantissa",
+    "MaskLike",
+    "QuantityLike",
+    "Result",
+    "Shape",
+    "Unit",
+]
+
 Shape = tuple[int, ...]
 # of the arrays inside the package
 Dtype = np.dtype[Any]
@@ -18,9 +32,9 @@ DtypeLike = jax.typing.DTypeLike
 # the numbers of a quantity
 Mantissa = jax.typing.ArrayLike
 # the result of a norm: a quantity where the output has a unit
-Result = jax.Array | u.Quantity
+Result = jax.Array | Quantity
 # the same on the host
-HostResult = np.ndarray[Any, Dtype] | u.Quantity
+HostResult = np.ndarray[Any, Dtype] | Quantity
 
 
 class SupportsArray(Protocol):
@@ -31,20 +45,16 @@ class SupportsArray(Protocol):
 
 
 class Events(Protocol):
-    """What wraps events, as ``brainevent.BinaryArray`` does."""
+    """What wraps an array: events, as ``brainevent.BinaryArray`` does, or a State."""
 
     @property
     def value(self) -> Any:
-        """The array of events."""
-
-    @property
-    def dtype(self) -> object:
-        """Its dtype."""
+        """The array."""
 
 
-_Wrapped = list[Any] | tuple[Any, ...] | Events | SupportsArray | brainstate.State[Any]
+_Wrapped = list[Any] | tuple[Any, ...] | Events | SupportsArray
 # numbers with or without a unit: an input, a parameter, an epsilon
-QuantityLike = Mantissa | u.Quantity | _Wrapped
+QuantityLike = Mantissa | Quantity | _Wrapped
 # booleans or integers: a mask, a reset
 MaskLike = jax.Array | np.ndarray[Any, Dtype] | np.bool_ | np.integer[Any] | bool | int | _Wrapped
 # what a parameter is made from
