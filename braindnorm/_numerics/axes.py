@@ -42,11 +42,11 @@ def canonical_axes(axes: Axes, ndim: int, *, option: str) -> Shape:
     AxisError
         If an axis is out of range or named twice.
     """
-    given = as_axes(axes, option=option)
-    outside = [axis for axis in given if not -ndim <= axis < ndim]
+    several = as_axes(axes, option=option)
+    outside = [axis for axis in several if not -ndim <= axis < ndim]
     if outside:
         raise AxisError(f"{option}={axes!r} has no axis {outside[0]} in an array of {ndim} axes.")
-    counted = sorted(axis % ndim for axis in given)
+    counted = sorted(axis % ndim for axis in several)
     if len(set(counted)) != len(counted):
         raise AxisError(f"{option}={axes!r} names an axis of an array of {ndim} axes twice.")
     return tuple(counted)
@@ -120,7 +120,7 @@ def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: Su
         If there are no channels.
     """
     if channels < 1:
-        raise AxisError("the channel axis has length 0, and there is no group of no channels.")
+        raise AxisError("the channel axis has length 0, and a group needs at least one channel.")
     if group_size is not None and num_groups is DEFAULT_GROUPS:  # which a group_size alone overrides
         num_groups = None
     if (num_groups is None) == (group_size is None):
@@ -128,11 +128,11 @@ def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: Su
             f"give num_groups or group_size, and None for the other; got num_groups={num_groups!r},"
             f" group_size={group_size!r}."
         )
-    option, given = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
+    option, number = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
     try:
-        part = as_int(given)
+        part = as_int(number)
     except TypeError:
-        raise OptionError(f"{option} must be an integer; got {given!r}.") from None
+        raise OptionError(f"{option} must be an integer; got {number!r}.") from None
     if part < 1 or channels % part:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0]
         raise OptionError(f"{option}={part} does not divide the {channels} channels. Choose one of {divisors}.")
@@ -183,5 +183,5 @@ def _is_several(axes: object) -> TypeGuard[Sequence[SupportsIndex]]:
 def as_int(value: object) -> int:
     """Return an integer of any type; a boolean is not one."""
     if isinstance(value, bool | np.bool_):
-        raise TypeError("a boolean is no integer here")
+        raise TypeError("a boolean is not an integer here")
     return operator.index(value)  # type: ignore[arg-type]  # it raises TypeError where there is none

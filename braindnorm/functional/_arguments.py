@@ -94,8 +94,8 @@ def _check(
     """Raise if it is the call that does not fit; any other error is left to whom it belongs."""
     by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     method = by_position[:1] == ["self"]
-    own = [p.name for p in parameters if p.name != "self"]
-    taken = own + sorted({*options} - {*own})
+    names = [p.name for p in parameters if p.name != "self"]
+    taken = names + sorted({*options} - {*names})
     for key in kwargs:
         if key not in taken:
             meant = [ELSEWHERE[key]] if ELSEWHERE.get(key) in taken else difflib.get_close_matches(key, taken, 1, 0.75)

@@ -115,22 +115,22 @@ def divisive_norm(
     check_exponent(exponent, rectify)
     kind, weights = read_pool(pool)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
-    learned, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
+    gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
     out_unit = reference if gain_unit is None else gain_unit
     array = real_array(mantissa)
-    over = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
-    over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
+    reduction = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
+    reduction = reduction._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     parameters = {
         "sigma": in_drive_unit(sigma, reference),
-        "gamma": real_parameter(learned["gamma"], "gamma"),
+        "gamma": real_parameter(gain["gamma"], "gamma"),
     }
     # a change of prefix may have widened it
-    given = array if unit is None else real_array(units.strip(x, None)[0])
-    result = result_dtype([given, *parameters.values()], dtype)
+    arrived = array if unit is None else real_array(units.strip(x, None)[0])
+    result = result_dtype([arrived, *parameters.values()], dtype)
     valid = align(mask, array.shape)
     padding = padding_of(array, masked_output, reference, out_unit)
-    how = Response(float(exponent), kind, bool(rectify))
-    r = _response(array, parameters, valid, weights, over, how, result, keep_padding=padding is None)
+    response = Response(float(exponent), kind, bool(rectify))
+    r = _response(array, parameters, valid, weights, reduction, response, result, keep_padding=padding is None)
     if valid is not None and padding is not None:
         r = jnp.where(valid, r, padding.astype(result))
     return units.restore(r, out_unit)
@@ -141,8 +141,8 @@ def _response(
     parameters: Mapping[str, Mantissa],
     valid: jax.Array | None,
     weights: Mantissa | None,
-    over: Reduction,
-    how: Response,
+    reduction: Reduction,
+    response: Response,
     result: Dtype,
     *,
     keep_padding: bool,
@@ -151,23 +151,23 @@ def _response(
     wide = arithmetic_dtype(array.dtype, result)
     fitted = [fit_parameter(value, array.shape, option=option).astype(wide) for option, value in parameters.items()]
     if weights is not None:
-        weights = _fit_weights(weights, array.shape, over).astype(wide)
+        weights = _fit_weights(weights, array.shape, reduction).astype(wide)
     seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
     drive = zero_masked(array, seen).astype(wide)
     sigma, gamma = fitted
-    if over.axis_name is None:
-        r: jax.Array = _compiled(over, how, drive, sigma, gamma, valid, weights)
+    if reduction.axis_name is None:
+        r: jax.Array = _compiled(reduction, response, drive, sigma, gamma, valid, weights)
     else:
-        r = respond(over, how, drive, sigma, gamma, valid, weights)
+        r = respond(reduction, response, drive, sigma, gamma, valid, weights)
     return r.astype(result)
 
 
-def _fit_weights(weights: Mantissa, shape: Shape, over: Reduction) -> jax.Array:
+def _fit_weights(weights: Mantissa, shape: Shape, reduction: Reduction) -> jax.Array:
     rows = jnp.shape(weights)[0]
-    alone = over.axis_name is None  # a matrix may be that of the elements of all devices
-    if len(over.axes) != 1 or (alone and shape[over.axes[0]] != rows):
+    alone = reduction.axis_name is None  # a matrix may be that of the elements of all devices
+    if len(reduction.axes) != 1 or (alone and shape[reduction.axes[0]] != rows):
         raise AxisError(
             f"a pool of {jnp.shape(weights)} weights needs one pool axis of length {rows}; got"
-            f" pool_axes={over.axes} of an input of shape {shape}."
+            f" pool_axes={reduction.axes} of an input of shape {shape}."
         )
     return jnp.asarray(weights)

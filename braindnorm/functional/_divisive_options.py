@@ -19,19 +19,19 @@ def in_drive_unit(sigma: QuantityLike, unit: Unit) -> Mantissa:
     UnitError
         If it is of another dimension.
     DtypeError
-        If it is no number, or complex.
+        If it is not a number, or complex.
     OptionError
         If it is negative or not finite.
     """
-    plain, given = units.strip_parameters({"sigma": sigma}, None)
+    plain, sigma_unit = units.strip_parameters({"sigma": sigma}, None)
     mantissa = real_parameter(plain["sigma"], "sigma")
-    if given is not None:
-        if not given.has_same_dim(unit):
+    if sigma_unit is not None:
+        if not sigma_unit.has_same_dim(unit):
             raise UnitError(
-                f"sigma is in {given}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
+                f"sigma is in {sigma_unit}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
                 " plain number, which counts in it."
             )
-        mantissa = units.convert(mantissa, given, unit)
+        mantissa = units.convert(mantissa, sigma_unit, unit)
     if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():
         raise OptionError(f"sigma must be finite, zero or larger; got {sigma!r}.")
     return mantissa
@@ -79,7 +79,7 @@ def read_pool(pool: QuantityLike | str) -> tuple[Literal["mean", "sum", "weighte
     UnitError
         If it has a unit.
     DtypeError
-        If it is no array of real numbers.
+        If it is not an array of real numbers.
     """
     if isinstance(pool, str):
         if pool == "mean":

@@ -41,20 +41,20 @@ def result_dtype(arrays: Sequence[Mantissa | None], dtype: DtypeLike | None) -> 
     DtypeError
         If the one asked for is not a real floating dtype, or a parameter is complex.
     """
-    given = [a for a in arrays if a is not None]
-    known = {a.dtype if isinstance(a, jax.Array) else None for a in given}
+    present = [a for a in arrays if a is not None]
+    known = {a.dtype if isinstance(a, jax.Array) else None for a in present}
     shared = known.pop() if len(known) == 1 else None
     if dtype is None and shared is not None and shared in _REAL:  # nearly every call
         return shared
-    _check_kinds([getattr(a, "dtype", type(a)) for a in given])
+    _check_kinds([getattr(a, "dtype", type(a)) for a in present])
     if dtype is None:
-        return jnp.result_type(*given) if given else jnp.result_type(float)
+        return jnp.result_type(*present) if present else jnp.result_type(float)
     try:
         if isinstance(dtype, jax.Array | np.ndarray | np.generic):  # has a dtype, but is none
             raise TypeError("an array")
         asked = jnp.dtype(dtype)
     except (TypeError, ValueError):
-        raise DtypeError(f"dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
+        raise DtypeError(f"dtype={dtype!r} is not a dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
     if asked not in _REAL:
@@ -78,6 +78,6 @@ def _narrow(what: str, dtype: Dtype, cure: str) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def arithmetic_dtype(given: Dtype, result: Dtype) -> Dtype:
+def arithmetic_dtype(arrived: Dtype, result: Dtype) -> Dtype:
     """Return the dtype of the arithmetic between an input and a result: float32, or what is wider."""
-    return jnp.promote_types(jnp.promote_types(given, result), jnp.float32)
+    return jnp.promote_types(jnp.promote_types(arrived, result), jnp.float32)

@@ -82,9 +82,9 @@ def moments(
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    found, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
-    kept = found.mean.shape
-    count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
+    statistics, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
+    kept = statistics.mean.shape
+    count, mean, var = (jnp.broadcast_to(v, kept) for v in (statistics.count, statistics.mean, statistics.var))
     if not keepdims:
         count, mean, var = (jnp.squeeze(v, reduction.axes) for v in (count, mean, var))
     return Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))

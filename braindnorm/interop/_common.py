@@ -67,11 +67,11 @@ def refuse(kind: str, what: str, remedy: str) -> NoReturn:
     raise ConversionError(f"{kind} {what}. {remedy}")
 
 
-def unknown(given: object, taken: Collection[str]) -> NoReturn:
+def unknown(layer: object, taken: Collection[str]) -> NoReturn:
     """Raise for a layer of a class that has no counterpart."""
     refuse(
         f"takes {', '.join(sorted(taken))};",
-        f"got {type(given).__module__}.{type(given).__name__}",
+        f"got {type(layer).__module__}.{type(layer).__name__}",
         "A subclass may compute something else, so it is not converted: convert its parts.",
     )
 
@@ -107,5 +107,5 @@ def check_expressible(layer: Norm, target: str, *, has: Collection[str] = ()) ->
 
 
 def lacks(layer: object, what: str, target: str, remedy: str) -> NoReturn:
-    """Raise for an option of a layer of ours that the target has no word for."""
+    """Raise for an option of a layer of ours that the target lacks."""
     refuse(type(layer).__name__, f"has {what}, which {target} lacks", remedy)

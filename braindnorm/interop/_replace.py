@@ -93,8 +93,8 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     replaced layers.0: LayerNorm
     left layers.1: BatchNorm0d, which has no counterpart in braindnorm
     """
-    theirs = [getattr(brainstate.nn, kind) for kind in KINDS]
-    if type(model) in theirs:
+    originals = [getattr(brainstate.nn, kind) for kind in KINDS]
+    if type(model) in originals:
         raise OptionError(
             f"the model is itself a brainstate.nn.{type(model).__name__}, which has no place to be"
             " replaced in. Write braindnorm.interop.from_brainstate(model)."
@@ -103,7 +103,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     states: dict[int, brainstate.ParamState | None] = {}
     nodes = brainstate.graph.nodes(model)
     for module in nodes.values():
-        if type(module) in theirs:
+        if type(module) in originals:
             layer = new[id(module)] = from_brainstate(module, **options)
             attribute = "scale" if type(module) is brainstate.nn.RMSNorm else "weight"
             setattr(layer, attribute, states.setdefault(id(state_of(module)), state_of(layer)))

@@ -66,10 +66,10 @@ def check_channels_first(layer: GroupNorm, target: str) -> int:
     if layer.feature_axis != -rank:
         remedy = f"Its channels come first: build the layer with feature_axis=0, not {layer.feature_axis}."
         lacks(layer, f"channels on axis {layer.feature_axis} of in_size={layer.in_size}", target, remedy)
-    given = layer.reduction_axes
-    if given is not None and set(given) - {-rank} != set(range(1 - rank, 0)):
+    axes = layer.reduction_axes
+    if axes is not None and set(axes) - {-rank} != set(range(1 - rank, 0)):
         remedy = "It reduces the channels of a group and all axes after them: write those, as negative numbers."
-        lacks(layer, f"reduction_axes={given}", target, remedy)
+        lacks(layer, f"reduction_axes={axes}", target, remedy)
     return int(layer.in_size[0])
 
 

@@ -36,15 +36,15 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm:
         If brainpy is not installed.
     """
     dnn = package("brainpy").dnn
-    theirs: dict[str, Any]
+    arguments: dict[str, Any]
     if type(module) is dnn.LayerNorm:
-        learn, theirs = module.elementwise_affine, trailing(module.normalized_shape)
+        learn, arguments = module.elementwise_affine, trailing(module.normalized_shape)
     elif type(module) in (dnn.GroupNorm, dnn.InstanceNorm):
-        learn, theirs = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
+        learn, arguments = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
     else:
         unknown(module, ("GroupNorm", "InstanceNorm", "LayerNorm"))
-    theirs |= {"epsilon": module.epsilon, "use_scale": learn, "use_bias": learn}
-    layer = (LayerNorm if type(module) is dnn.LayerNorm else GroupNorm)(**{**theirs, **options})
+    arguments |= {"epsilon": module.epsilon, "use_scale": learn, "use_bias": learn}
+    layer = (LayerNorm if type(module) is dnn.LayerNorm else GroupNorm)(**{**arguments, **options})
     return load(layer, module.scale.value, module.bias.value) if learn else layer
 
 

@@ -59,11 +59,11 @@ def from_brainstate(module: Foreign, **options: Any) -> Norm:
     kind = type(module).__name__
     if kind not in KINDS or type(module) is not getattr(nn, kind):
         unknown(module, KINDS)
-    theirs = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size} | AS_THERE
-    theirs["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
+    arguments = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size} | AS_THERE
+    arguments["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
     if kind != "RMSNorm":
-        theirs["use_bias"] = module.use_bias
-    layer: Norm = _OURS[kind](**{**theirs, **options})
+        arguments["use_bias"] = module.use_bias
+    layer: Norm = _OURS[kind](**{**arguments, **options})
     state = state_of(module)
     if state is None or type(state) is _default_state():
         return load(layer, *weights_of(module))

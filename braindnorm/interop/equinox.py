@@ -42,19 +42,19 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, **options: Any) -
     """
     nn = package("equinox.nn")
     if type(module) is nn.GroupNorm:
-        theirs = channels_first(module, module.channels, in_size)
-        theirs |= {"num_groups": module.groups, "epsilon": module.eps}
-        theirs |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
-        return load(GroupNorm(**{**theirs, **options}), module.weight, module.bias)
+        arguments = channels_first(module, module.channels, in_size)
+        arguments |= {"num_groups": module.groups, "epsilon": module.eps}
+        arguments |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
+        return load(GroupNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.LayerNorm:
-        theirs = trailing(module.shape) | {"epsilon": module.eps}
-        theirs |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
-        return load(LayerNorm(**{**theirs, **options}), module.weight, module.bias)
+        arguments = trailing(module.shape) | {"epsilon": module.eps}
+        arguments |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
+        return load(LayerNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.RMSNorm:
         if module.use_bias and bool(jnp.any(module.bias != 0)):
             refuse("RMSNorm", "has a bias that is not 0, which ours lacks", "Add it after the norm.")
-        theirs = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
-        return load(RMSNorm(**{**theirs, **options}), module.weight)
+        arguments = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
+        return load(RMSNorm(**{**arguments, **options}), module.weight)
     unknown(module, KINDS)
 
 

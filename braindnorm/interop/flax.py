@@ -65,15 +65,15 @@ def from_flax(
         unknown(module, KINDS)
     scale, bias = _weights(module, variables) if isinstance(module, linen.Module) else _variables(module)
     features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes")
-    theirs = {key: getattr(module, key) for key in _SHARED} | AS_THERE
-    theirs |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
+    arguments = {key: getattr(module, key) for key in _SHARED} | AS_THERE
+    arguments |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
     if kind == "RMSNorm":
-        return load(RMSNorm(**{**theirs, "feature_axes": features, **options}), scale)
-    theirs |= {"use_bias": module.use_bias}
+        return load(RMSNorm(**{**arguments, "feature_axes": features, **options}), scale)
+    arguments |= {"use_bias": module.use_bias}
     if kind == "LayerNorm":
-        return load(LayerNorm(**{**theirs, "feature_axes": features, **options}), scale, bias)
-    theirs |= {"num_groups": None if module.group_size else module.num_groups, "group_size": module.group_size}
-    return load(GroupNorm(**{**theirs, **options}), scale, bias)
+        return load(LayerNorm(**{**arguments, "feature_axes": features, **options}), scale, bias)
+    arguments |= {"num_groups": None if module.group_size else module.num_groups, "group_size": module.group_size}
+    return load(GroupNorm(**{**arguments, **options}), scale, bias)
 
 
 @named("to_flax")
@@ -168,8 +168,8 @@ def _features(layer: Any) -> tuple[int, ...]:
 
 def _variables(module: Foreign) -> tuple[Any, Any]:
     """Return scale and bias of an nnx module."""
-    found = (getattr(module, key, None) for key in ("scale", "bias"))
-    scale, bias = (None if variable is None else variable[...] for variable in found)
+    both = (getattr(module, key, None) for key in ("scale", "bias"))
+    scale, bias = (None if variable is None else variable[...] for variable in both)
     return scale, bias
 
 

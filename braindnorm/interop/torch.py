@@ -48,15 +48,15 @@ def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> 
     """
     nn = package("torch.nn")
     if type(module) is nn.LayerNorm:
-        theirs = trailing(module.normalized_shape) | {"epsilon": module.eps, **_learned(module)}
-        return load(LayerNorm(**{**theirs, **options}), _array(module.weight), _array(module.bias))
+        arguments = trailing(module.normalized_shape) | {"epsilon": module.eps, **_affine_arguments(module)}
+        return load(LayerNorm(**{**arguments, **options}), _array(module.weight), _array(module.bias))
     if type(module) is nn.RMSNorm:
-        theirs = trailing(module.normalized_shape) | {"epsilon": _rms_epsilon(module)}
-        return load(RMSNorm(**{**theirs, "use_scale": module.weight is not None, **options}), _array(module.weight))
+        arguments = trailing(module.normalized_shape) | {"epsilon": _rms_epsilon(module)}
+        return load(RMSNorm(**{**arguments, "use_scale": module.weight is not None, **options}), _array(module.weight))
     if type(module) is nn.GroupNorm:
-        theirs = channels_first(module, module.num_channels, in_size) | _learned(module)
-        theirs |= {"num_groups": module.num_groups, "epsilon": module.eps}
-        return load(GroupNorm(**{**theirs, **options}), _array(module.weight), _array(module.bias))
+        arguments = channels_first(module, module.num_channels, in_size) | _affine_arguments(module)
+        arguments |= {"num_groups": module.num_groups, "epsilon": module.eps}
+        return load(GroupNorm(**{**arguments, **options}), _array(module.weight), _array(module.bias))
     unknown(module, KINDS)
 
 
@@ -104,7 +104,7 @@ def to_torch(layer: Norm) -> Foreign:
     return module
 
 
-def _learned(module: Foreign) -> dict[str, Any]:
+def _affine_arguments(module: Foreign) -> dict[str, Any]:
     return {"use_scale": module.weight is not None, "use_bias": module.bias is not None}
 
 

@@ -103,15 +103,15 @@ def make_affine(
         shape = (layer.param_steps, *shape)
         if not is_plain(param_type):
             raise OptionError(
-                f"param_steps={layer.param_steps} takes the parameters of each step apart, which the own execute of"
-                f" {param_type.__name__} does not know of. Use NormParam, or param_steps=None."
+                f"param_steps={layer.param_steps} takes the parameters of each step apart, which"
+                f" {param_type.__name__}.execute does not handle. Use NormParam, or param_steps=None."
             )
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
     plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit"))
     return (param_type({key: _real(v, key) for key, v in plain.items()}) if plain else None), out_unit
 
 
-def learned(layer: AffineModule, weight: ParamState | None, x: QuantityLike) -> dict[str, Any]:
+def affine_arguments(layer: AffineModule, weight: ParamState | None, x: QuantityLike) -> dict[str, Any]:
     """Return the parameters of a layer as arguments of a functional norm of `x`.
 
     Scale and bias themselves where ``execute`` is the plain one, so that they can be fused with the norm; else the
@@ -202,7 +202,7 @@ def _initial(layer: AffineModule, key: str, shape: Shape) -> QuantityLike:
         mantissa, unit = units.strip(value, None)
     except (TypeError, ValueError) as error:
         raise OptionError(
-            f"{option}={init!r} makes no parameter of shape {shape}: {str(error).strip()} Give an"
+            f"{option}={init!r} does not make a parameter of shape {shape}: {str(error).strip()} Give an"
             " initializer of brainstate.nn.init, an array, a number or a quantity."
         ) from error
     if jnp.ndim(mantissa) == 0:

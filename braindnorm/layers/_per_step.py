@@ -20,7 +20,7 @@ def check_param_steps(param_steps: SupportsIndex | None) -> int | None:
     Raises
     ------
     OptionError
-        If it is no positive integer.
+        If it is not a positive integer.
     """
     if param_steps is None:
         return None
@@ -64,20 +64,20 @@ def at_step(
 
 
 def _steps(param_steps: int) -> jax.Array:
-    given = brainstate.environ.get("i", None)
-    if given is None:
+    step = brainstate.environ.get("i", None)
+    if step is None:
         raise OptionError(
             f"there are parameters for each of param_steps={param_steps} steps, but the environment does not say which"
             " step this is. Write with brainstate.environ.context(i=i): in the body of the loop, or"
             f" i=jnp.arange({param_steps}) around a whole sequence of shape (time, ...)."
         )
     try:
-        steps = jnp.asarray(given)
+        steps = jnp.asarray(step)
     except (TypeError, ValueError):
         steps = jnp.asarray(jnp.nan)
     if not jnp.issubdtype(steps.dtype, jnp.integer):
-        raise OptionError(f"the step i must be an integer, or an array of integers; got {given!r}.")
-    known = not isinstance(given, jax.core.Tracer) and np.size(given)
-    if known and not 0 <= np.min(given) <= np.max(given) < param_steps:
-        raise OptionError(f"step i={given} is not one of the param_steps={param_steps} steps, 0 to {param_steps - 1}.")
+        raise OptionError(f"the step i must be an integer, or an array of integers; got {step!r}.")
+    known = not isinstance(step, jax.core.Tracer) and np.size(step)
+    if known and not 0 <= np.min(step) <= np.max(step) < param_steps:
+        raise OptionError(f"step i={step} is not one of the param_steps={param_steps} steps, 0 to {param_steps - 1}.")
     return steps

@@ -47,7 +47,7 @@ def batch_shape(batch_size: Axes | None) -> Shape:
     Raises
     ------
     OptionError
-        If they are no integers, or one is below 0.
+        If they are not integers, or one is below 0.
     """
     if batch_size is None:
         return ()
@@ -72,7 +72,7 @@ def check_time_axis(time_axis: Axes) -> int:
     Raises
     ------
     AxisError
-        If it is no integer, or several.
+        If it is not one integer.
     """
     axes = as_axes(time_axis, option="time_axis")
     if len(axes) != 1:

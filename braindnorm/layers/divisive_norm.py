@@ -135,8 +135,8 @@ class DivisiveNorm(NormModule):
         check_masked_output(masked_output)
         check_axis_name(axis_name, axis_index_groups)
         result_dtype([], dtype)
-        self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit"))
-        self.gamma, self.out_unit = self._learned("gamma", gamma, units.check_unit(out_unit, option="out_unit"))
+        self.sigma, self.unit = self._parameter("sigma", sigma, units.check_unit(unit, option="unit"))
+        self.gamma, self.out_unit = self._parameter("gamma", gamma, units.check_unit(out_unit, option="out_unit"))
 
     @property
     def sigma_quantity(self) -> Result:
@@ -181,7 +181,7 @@ class DivisiveNorm(NormModule):
     if TYPE_CHECKING:  # brainstate's own takes anything
         __call__ = update
 
-    def _learned(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
+    def _parameter(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
         """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
         if isinstance(value, Param):
             return value, unit
@@ -191,8 +191,8 @@ class DivisiveNorm(NormModule):
             plain, unit = units.strip_parameters({option: value}, unit)
             start = jnp.asarray(real_parameter(plain[option], option))
         else:
-            given = units.strip_parameters({option: value}, None)[1]
-            unit = given if unit is None else unit
+            sigma_unit = units.strip_parameters({option: value}, None)[1]
+            unit = sigma_unit if unit is None else unit
             start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
@@ -203,8 +203,8 @@ class DivisiveNorm(NormModule):
 
 
 def _quantity(parameter: Param, unit: Unit | None) -> Result:
-    value, given = units.strip(parameter.value(), None)
-    return units.restore(jnp.asarray(value), unit if given.is_unitless and unit is not None else given)
+    value, arrived = units.strip(parameter.value(), None)
+    return units.restore(jnp.asarray(value), unit if arrived.is_unitless and unit is not None else arrived)
 
 
 def _value(pool: Pool | Param) -> Pool:

@@ -17,7 +17,7 @@ from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import grouped_reduction
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Shape, Unit
-from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
+from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
 from ._local_groups import local_groups
 from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
@@ -209,7 +209,7 @@ class GroupNorm(AffineModule):
             local_groups(self, x),
             feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
-            **learned(self, self.weight, x),
+            **affine_arguments(self, self.weight, x),
             **call_options(self, x, mask),
         )
 

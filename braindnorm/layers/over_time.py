@@ -22,7 +22,7 @@ from ..functional._standardize import standardization
 from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
 from ..units import MaskLike, QuantityLike, Result
-from ._affine import check_features, learned
+from ._affine import affine_arguments, check_features
 from ._decay import check_decay, rate_of
 from ._module import NormModule
 from ._norm import norm_options
@@ -136,10 +136,10 @@ class OverTime(NormModule):
     def statistics(self) -> Statistics:
         """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
         with named(label(self)):
-            past, unit = self._past(), self.norm.unit or units.UNITLESS
-        past = past.widened(jnp.dtype(brainstate.environ.dftype()))
-        mean = units.restore(past.mean.value, unit)
-        return Statistics(past.count.value, mean, units.restore(past.var, unit**2))
+            memory, unit = self._memory(), self.norm.unit or units.UNITLESS
+        memory = memory.widened(jnp.dtype(brainstate.environ.dftype()))
+        mean = units.restore(memory.mean.value, unit)
+        return Statistics(memory.count.value, mean, units.restore(memory.var, unit**2))
 
     def update(self, x: QuantityLike, *, mask: MaskLike | None = None, reset: MaskLike | None = None) -> Result:
         """Normalize one step, and remember it.
@@ -207,13 +207,13 @@ class OverTime(NormModule):
                 f"the memory has one unit: got an input in {units.strip(x, None)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = Clock(self._past(), rate_of(self.decay, self.tau), began, sequence)
-        parameters = {"scale": None, "bias": None, **learned(norm, norm.affine_param, x)}
+        clock = Clock(self._memory(), rate_of(self.decay, self.tau), began, sequence)
+        parameters = {"scale": None, "bias": None, **affine_arguments(norm, norm.affine_param, x)}
         options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
         entry = enter(x, parameters, options)
         reduction = _of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
-        how = standardization(entry, reduction, options, centred=norm.centred)
-        y, last = clock.standardize(entry, how)
+        spec = standardization(entry, reduction, options, centred=norm.centred)
+        y, last = clock.standardize(entry, spec)
         self._state().value = last.arrays()
         return leave(y, entry)
 
@@ -231,7 +231,7 @@ class OverTime(NormModule):
             )
         return self.memory
 
-    def _past(self) -> Memory:
+    def _memory(self) -> Memory:
         return Memory.from_arrays(self._state().value)
 
     def _empty(self, batch_size: Axes | None) -> dict[str, jax.Array]:
@@ -253,8 +253,8 @@ def _of_sequence(reduction: Reduction) -> Reduction:
 
 def _steps(num_steps: int) -> jax.Array | np.ndarray:
     """Return the steps of a sequence: those of the environment, if it names several, or else from 0."""
-    given = brainstate.environ.get("i", None)
-    return given if np.ndim(given) else np.arange(num_steps)
+    steps = brainstate.environ.get("i", None)
+    return steps if np.ndim(steps) else np.arange(num_steps)
 
 
 def _move(x: QuantityLike, source: int, target: int) -> Result:

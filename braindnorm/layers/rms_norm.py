@@ -17,7 +17,7 @@ from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import reduction_over
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Shape, Unit
-from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
+from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
 from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
@@ -210,7 +210,10 @@ class RMSNorm(AffineModule):
         """
         check_features(self, x, self.scale)
         return functional.rms_norm(
-            x, reduction_axes=self.reduction_axes, **learned(self, self.scale, x), **call_options(self, x, mask)
+            x,
+            reduction_axes=self.reduction_axes,
+            **affine_arguments(self, self.scale, x),
+            **call_options(self, x, mask),
         )
 
     if TYPE_CHECKING:  # brainstate's own takes anything

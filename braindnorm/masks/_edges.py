@@ -36,7 +36,7 @@ class Compared(NamedTuple):
         return ROUNDINGS * self.rounding * size
 
 
-def in_one_unit(**given: QuantityLike) -> Compared:
+def in_one_unit(**quantities: QuantityLike) -> Compared:
     """Read values of one dimension.
 
     Raises
@@ -44,9 +44,9 @@ def in_one_unit(**given: QuantityLike) -> Compared:
     UnitError
         If they are of several, with all of them.
     DtypeError
-        If they are no real numbers.
+        If they are not real numbers.
     """
-    read = {key: strip(value, None, what=key) for key, value in given.items()}
+    read = {key: strip(value, None, what=key) for key, value in quantities.items()}
     units = {key: unit for key, (_, unit) in read.items()}
     first, *others = units.values()
     if not all(unit.has_same_dim(first) for unit in others):
@@ -54,7 +54,7 @@ def in_one_unit(**given: QuantityLike) -> Compared:
         raise UnitError(f"got {came}. Give them in units of one dimension, or all as plain numbers.")
     for key, (mantissa, _) in read.items():
         if jnp.issubdtype(jnp.result_type(mantissa), jnp.complexfloating):
-            raise DtypeError(f"{key} must be real numbers; got {given[key]!r}.")
+            raise DtypeError(f"{key} must be real numbers; got {quantities[key]!r}.")
     on_host = {key: known(mantissa) for key, (mantissa, _) in read.items()}
     # what is traced keeps its unit, where it can
     target = next((units[key] for key, value in on_host.items() if value is None), first)

@@ -58,7 +58,7 @@ def not_refractory(last_spike_time: QuantityLike, tau_ref: QuantityLike, t: Quan
     """
     t = brainstate.environ.get("t", None) if t is None else t
     if t is None:
-        raise OptionError("what time is it? Give t=, or set it with brainstate.environ.context(t=...).")
+        raise OptionError("the time is not known. Give t=, or set it with brainstate.environ.context(t=...).")
     compared = in_one_unit(last_spike_time=last_spike_time, tau_ref=tau_ref, t=t)
     check_shapes(compared)
     last, period, now = compared.values.values()
@@ -109,8 +109,8 @@ def off_reset(membrane: QuantityLike, reset: QuantityLike, tolerance: QuantityLi
     >>> off_reset(jnp.array([-65., -60.]) * u.mV, -0.065 * u.volt, tolerance=0.1 * u.mV)
     Array([False,  True], dtype=bool)
     """
-    given = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
-    compared = in_one_unit(**{key: value for key, value in given.items() if value is not None})
+    potentials = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
+    compared = in_one_unit(**{key: value for key, value in potentials.items() if value is not None})
     check_shapes(compared)
     v, held, *rest = compared.values.values()
     theta = rest[0] if rest else 0
@@ -139,7 +139,7 @@ def spiked(spikes: QuantityLike, axes: Axes = 0) -> jax.Array:
     AxisError
         If `spikes` has no such axis.
     MaskError
-        If `spikes` is no array of numbers.
+        If `spikes` is not an array of numbers.
 
     Notes
     -----

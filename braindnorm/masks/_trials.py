@@ -120,10 +120,10 @@ def from_end_times(
             raise OptionError(f"dt must be one positive number or time; got {dt!r}.")
         return before(np.arange(_num_steps(num_steps)) * step, ends, compared, step=step)
     compared = in_one_unit(end_times=end_times, times=() if times is None else times)
-    ends, given = compared.values.values()
-    if given.ndim != 1:
-        raise MaskError(f"times must have one axis, the steps; got shape {given.shape}.")
-    return before(given, ends, compared)
+    ends, step_times = compared.values.values()
+    if step_times.ndim != 1:
+        raise MaskError(f"times must have one axis, the steps; got shape {step_times.shape}.")
+    return before(step_times, ends, compared)
 
 
 @named("from_nan")

@@ -103,8 +103,8 @@ def _times(times: QuantityLike | None, read: Record) -> tuple[np.ndarray, Unit]:
 
 
 def _band(axes: Axes, along: np.ndarray, mean: QuantityLike, std: QuantityLike, what: str) -> None:
-    (given, unit), (width, _) = (units.strip(v, None) for v in (mean, std))
-    centre, spread = np.asarray(given), np.asarray(width)
+    (middle, unit), (width, _) = (units.strip(v, None) for v in (mean, std))
+    centre, spread = np.asarray(middle), np.asarray(width)
     (line,) = axes.plot(along, centre)
     axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set_ylabel(_with_unit(what, unit))

@@ -88,10 +88,10 @@ class Recorded(brainstate.nn.Module):
         """Keep the statistics of a call of the norm."""
         rows, calls = self._log["rows"], self._log["calls"]
         kind = self._kind(call)
-        found = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
-        found = jnp.concatenate([jnp.full_like(found[:, :1], kind), found], axis=1)
-        steps = calls + jnp.arange(len(found))
-        self.log.value = {"rows": rows.at[steps].set(found, mode="drop"), "calls": calls + len(found)}
+        added = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
+        added = jnp.concatenate([jnp.full_like(added[:, :1], kind), added], axis=1)
+        steps = calls + jnp.arange(len(added))
+        self.log.value = {"rows": rows.at[steps].set(added, mode="drop"), "calls": calls + len(added)}
 
     @named("read")
     def read(self, unit: Unit | None = None) -> Record:
@@ -109,19 +109,19 @@ class Recorded(brainstate.nn.Module):
             If there are several dimensions and no `unit`, or no input was of its dimension.
         """
         units.check_unit(unit, option="unit")
-        kinds = [kind for kind, (given, _) in enumerate(self.units) if unit is None or given.has_same_dim(unit)]
+        kinds = [kind for kind, (came, _) in enumerate(self.units) if unit is None or came.has_same_dim(unit)]
         if len(kinds) > 1 or (unit is not None and not kinds):
-            names = " and ".join("no unit" if given.is_unitless else str(given) for given, _ in self.units)
+            names = " and ".join("no unit" if came.is_unitless else str(came) for came, _ in self.units)
             raise UnitError(
                 f"there were inputs in {names or 'no unit at all (it was not called)'}, and one record has"
                 f" one dimension; got unit={unit}. Write read(unit=...) with one of theirs."
             )
-        given, out_unit = self.units[kinds[0]] if kinds else _NOTHING
-        found = record_of(self._rows(kinds[0] if kinds else 0), given, out_unit)
+        came, out_unit = self.units[kinds[0]] if kinds else _NOTHING
+        record = record_of(self._rows(kinds[0] if kinds else 0), came, out_unit)
         if unit is None:
-            return found
-        mean, std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in (found.mean, found.std))
-        return found._replace(mean=mean, std=std)
+            return record
+        mean, std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in (record.mean, record.std))
+        return record._replace(mean=mean, std=std)
 
     def check(self, *, warn: bool = True) -> list[str]:
         """Look for what is nearly always a mistake.
@@ -136,12 +136,13 @@ class Recorded(brainstate.nn.Module):
         list of str
             A sentence for each.
         """
-        found = [
+        findings = [
             text for kind, (unit, _) in enumerate(self.units) for text in findings_of(self.norm, self._rows(kind), unit)
         ]
         if self.calls > self.num_steps:
-            found.append(f"{label(self.norm)}: {self.calls} calls, of which the first {self.num_steps} were recorded.")
-        return tell(found, warn)
+            kept = f"of which the first {self.num_steps} were recorded"
+            findings.append(f"{label(self.norm)}: {self.calls} calls, {kept}.")
+        return tell(findings, warn)
 
     @property
     def calls(self) -> int:

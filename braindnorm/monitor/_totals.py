@@ -45,8 +45,8 @@ def totals_of(norm: AnyNorm, call: Call, unit: Unit, out_unit: Unit) -> jax.Arra
     x, y = (_plain(v, kept) for v, kept in ((call.x, unit), (call.y, out_unit)))
     valid = align(with_step_mask(call.mask, call.x, norm.in_size), x.shape)
     seen = jnp.ones(x.shape, bool) if valid is None else jnp.broadcast_to(valid, x.shape)
-    given = epsilon_of(norm)
-    epsilon = None if given is None else units.variance_of(given, unit)
+    declared = epsilon_of(norm)
+    epsilon = None if declared is None else units.variance_of(declared, unit)
     if not (call.whole_sequence and isinstance(norm, OverTime)):
         return _row(norm, (x, y, seen), epsilon)[None]
     steps = tuple(jnp.moveaxis(v, norm.time_axis, 0) for v in (x, y, seen))
@@ -56,18 +56,19 @@ def totals_of(norm: AnyNorm, call: Call, unit: Unit, out_unit: Unit) -> jax.Arra
 
 def _row(norm: AnyNorm, step: tuple[jax.Array, ...], epsilon: Mantissa | None) -> jax.Array:
     x, y, valid = step
-    over = _reduction(norm, x.shape)
-    found, _ = deviations(x, over, valid)
-    written, _ = deviations(y, over, valid)
+    reduction = _reduction(norm, x.shape)
+    moments, _ = deviations(x, reduction, valid)
+    written, _ = deviations(y, reduction, valid)
     counted = (jnp.ones_like(valid), valid, valid & (x == 0), valid & (x == 1))
-    elements, count, silent, spikes = across_devices([local_sum(v.astype(x.dtype), over) for v in counted], over)
-    power = found.var + jnp.square(found.mean) if not getattr(norm, "centred", True) else found.var
+    local = [local_sum(v.astype(x.dtype), reduction) for v in counted]
+    elements, count, silent, spikes = across_devices(local, reduction)
+    power = moments.var + jnp.square(moments.mean) if not getattr(norm, "centred", True) else moments.var
     several = count > 1
     flat = jnp.zeros_like(several) if epsilon is None else several & (power < epsilon)
     single = jnp.zeros_like(several) if epsilon is None else count == 1
     # a group's sums stand at each of its channels
-    copies = 1 if over.channel_axis is None else x.shape[over.channel_axis] // over.num_groups
-    sums = (elements, count, *_sums(found, count), *_sums(written, count), silent, spikes, several, single, flat)
+    copies = 1 if reduction.channel_axis is None else x.shape[reduction.channel_axis] // reduction.num_groups
+    sums = (elements, count, *_sums(moments, count), *_sums(written, count), silent, spikes, several, single, flat)
     added: jax.Array = _over_batch(jnp.stack([jnp.sum(jnp.broadcast_to(v, count.shape)) / copies for v in sums]))
     return added
 
@@ -104,9 +105,9 @@ def _reduction(norm: AnyNorm, shape: Shape) -> Reduction:
     return stepped.reduction(shape)
 
 
-def _sums(found: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sums(moments: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the sum of the elements of each group, and of their squared deviations."""
-    return found.mean * count, jnp.broadcast_to(found.m2, count.shape)
+    return moments.mean * count, jnp.broadcast_to(moments.m2, count.shape)
 
 
 @jax.custom_batching.custom_vmap

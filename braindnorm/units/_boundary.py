@@ -62,7 +62,7 @@ def shape_of(x: QuantityLike) -> Shape:
     Raises
     ------
     DtypeError
-        If it is no array of numbers.
+        If it is not an array of numbers.
     """
     return tuple(jnp.shape(_split(unwrap(x), "the input")[0]))
 
@@ -183,32 +183,32 @@ def variance_of(epsilon: QuantityLike, unit: Unit) -> Mantissa:
     OptionError
         If epsilon is negative, not finite or no scalar.
     """
-    mantissa, given = _split(epsilon, "epsilon")
-    if is_unitless(given):
+    mantissa, epsilon_unit = _split(epsilon, "epsilon")
+    if is_unitless(epsilon_unit):
         value = mantissa
-    elif given.has_same_dim(unit) and given.has_same_dim(unit**2):
-        value = _without_dimension(mantissa, given, unit)
-    elif given.has_same_dim(unit):
-        value = convert(mantissa, given, unit) ** 2
-    elif given.has_same_dim(unit**2):
-        value = convert(mantissa, given, unit**2)
+    elif epsilon_unit.has_same_dim(unit) and epsilon_unit.has_same_dim(unit**2):
+        value = _without_dimension(mantissa, epsilon_unit, unit)
+    elif epsilon_unit.has_same_dim(unit):
+        value = convert(mantissa, epsilon_unit, unit) ** 2
+    elif epsilon_unit.has_same_dim(unit**2):
+        value = convert(mantissa, epsilon_unit, unit**2)
     else:
         raise UnitError(
-            f"epsilon is in {given}, but the input is in {unit}. Give a plain number (it counts in"
+            f"epsilon is in {epsilon_unit}, but the input is in {unit}. Give a plain number (it is in"
             f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
         )
     return _non_negative(mantissa, value)
 
 
-def _without_dimension(mantissa: Mantissa, given: Unit, unit: Unit) -> Mantissa:
+def _without_dimension(mantissa: Mantissa, epsilon_unit: Unit, unit: Unit) -> Mantissa:
     """Return the variance where a variance and a standard deviation have the same dimension: none."""
-    if given == unit**2:
+    if epsilon_unit == unit**2:
         return mantissa
-    if given == unit:
+    if epsilon_unit == unit:
         return mantissa**2
     mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
     raise UnitError(
-        f"epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
+        f"epsilon is in {_spell(epsilon_unit)}, and the input {mine}. Neither has a dimension, so epsilon"
         " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
         " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
     )
@@ -220,15 +220,15 @@ def check_epsilon(epsilon: QuantityLike, unit: Unit | None) -> None:
         variance_of(epsilon, UNITLESS if unit is None else unit)
 
 
-def _non_negative(given: Mantissa, value: Mantissa) -> Mantissa:
-    if isinstance(given, jax.core.Tracer):
+def _non_negative(epsilon: Mantissa, value: Mantissa) -> Mantissa:
+    if isinstance(epsilon, jax.core.Tracer):
         return value
-    if isinstance(given, float) and math.isfinite(given) and given >= 0:
+    if isinstance(epsilon, float) and math.isfinite(epsilon) and epsilon >= 0:
         return value
-    number = np.asarray(given)
+    number = np.asarray(epsilon)
     real = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
     if number.ndim or not real or not np.isfinite(number) or number < 0:
-        raise OptionError(f"epsilon must be one finite number, zero or larger; got {given!r}.")
+        raise OptionError(f"epsilon must be one finite number, zero or larger; got {epsilon!r}.")
     return value
 
 
@@ -254,15 +254,15 @@ def strip_parameters(
         if value is None:
             plain[key] = None
             continue
-        mantissa, given = _split(value, key)
-        if not is_unitless(given):
+        mantissa, parameter_unit = _split(value, key)
+        if not is_unitless(parameter_unit):
             if out_unit is None:
-                out_unit, source = given, key
-            if not given.has_same_dim(out_unit):
+                out_unit, source = parameter_unit, key
+            if not parameter_unit.has_same_dim(out_unit):
                 raise UnitError(
-                    f"{key} is in {given}, but {source} is in {out_unit}. Scale and bias count in the output's"
+                    f"{key} is in {parameter_unit}, but {source} is in {out_unit}. Scale and bias are in the output's"
                     f" unit: give both in one dimension, and out_unit in the same or not at all."
                 )
-            mantissa = convert(mantissa, given, out_unit)
+            mantissa = convert(mantissa, parameter_unit, out_unit)
         plain[key] = mantissa
     return plain, out_unit

@@ -46,7 +46,7 @@ def exact(value: QuantityLike) -> Mantissa | u.Quantity:
     Raises
     ------
     TypeError, ValueError, OverflowError
-        If these are no numbers, or numpy's masked arrays, whose mask would be lost.
+        If these are not numbers, or are numpy's masked arrays, whose mask would be lost.
     """
     if isinstance(value, list | tuple):
         return _of_sequence(value)
@@ -55,11 +55,11 @@ def exact(value: QuantityLike) -> Mantissa | u.Quantity:
             raise OverflowError("more than 64 bits")
         return value
     if is_masked(value) or isinstance(value, str | bytes):
-        raise TypeError("text, and numpy's masked arrays, whose mask would be lost, are no numbers")
+        raise TypeError("text and numpy's masked arrays, whose mask would be lost, are not numbers")
     on_host = hasattr(value, "__array__") and not (isinstance(value, jax.Array) or hasattr(value, "__jax_array__"))
     array: Any = np.asarray(value) if on_host else jnp.asarray(value)  # of either: what both can do
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.number, jnp.bool_)) or array.dtype.kind in "mM":
-        raise TypeError(f"{array.dtype} is no dtype of numbers")
+        raise TypeError(f"{array.dtype} is not a dtype of numbers")
     # JAX reads one order of bytes
     native: Mantissa = array.astype(array.dtype.newbyteorder("=")) if on_host and not array.dtype.isnative else array
     return native
@@ -92,7 +92,7 @@ def known(value: Mantissa) -> np.ndarray | None:
 
 def _of_sequence(value: list[Any] | tuple[Any, ...]) -> Mantissa | u.Quantity:
     if is_masked(value):
-        raise TypeError("numpy's masked arrays are no numbers: the mask would be lost")
+        raise TypeError("numpy's masked arrays are not numbers: the mask would be lost")
     leaves = jax.tree.leaves(value, is_leaf=_is_quantity)
     if any(map(_is_quantity, leaves)):
         return u.Quantity(jax.tree.map(_in_quantity, value, is_leaf=_is_quantity))
