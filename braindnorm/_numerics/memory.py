@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from ..units import Dtype, Mantissa, Shape
 from .moments import at_least_one, rstd
+from .shapes import Shaped
 from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
 # how fast the past fades: a number, or one that is traced
@@ -96,7 +97,9 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardized(deviation: jax.Array, steps: Steps, memory: Memory, epsilon: Mantissa) -> jax.Array:
+def standardized(
+    deviation: Shaped[jax.Array, "*x"], steps: Steps, memory: Memory, epsilon: Mantissa
+) -> Shaped[jax.Array, "*x"]:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
     z = (deviation + minus(steps.mean, memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count.value == 0, 0, z)
