@@ -97,7 +97,7 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardized(
+def standardize_by_memory(
     deviation: Shaped[jax.Array, "*x"], steps: Steps, memory: Memory, epsilon: Mantissa
 ) -> Shaped[jax.Array, "*x"]:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""

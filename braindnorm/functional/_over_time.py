@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from .._numerics.memory import Memory, Rate, Steps, advance, forget, replay, settle, standardized
+from .._numerics.memory import Memory, Rate, Steps, advance, forget, replay, settle, standardize_by_memory
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -50,7 +50,7 @@ class Clock:
         memory = self.memory if self.sequence else forget(self.memory, self.began)
         moments, deviation = self._observe(x.astype(entry.dtype), valid, spec)
         now, last = self._remember(memory, moments)
-        return apply_affine(standardized(deviation, moments, now, spec.epsilon), entry, spec), last
+        return apply_affine(standardize_by_memory(deviation, moments, now, spec.epsilon), entry, spec), last
 
     def _remember(self, memory: Memory, moments: Steps) -> tuple[Memory, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
+
 from .. import units
 from .._numerics.collectives import AxisName
 from ..errors import OptionError
@@ -49,6 +51,14 @@ def keep_options(layer: SharedOptions, **options: Unpack[NormOptions]) -> None:
     units.check_epsilon(options["epsilon"], unit)
     for key in OPTIONS:
         setattr(layer, key, options[key])  # type: ignore[literal-required]
+
+
+def keep_flags(layer: object, **flags: bool) -> None:
+    """Set attributes of a layer that are True or False."""
+    for key, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise OptionError(f"{key} must be True or False; got {flag!r}.")
+        setattr(layer, key, bool(flag))
 
 
 def check_name(name: str | None, layer: object) -> str | None:

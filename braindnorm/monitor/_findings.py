@@ -4,16 +4,13 @@ import warnings
 
 import numpy as np
 
+from ..errors import NormWarning
 from ..layers._wiring import label
 from ..units import Unit
 from ._totals import SUMS, AnyNorm, epsilon_of
 
 # "most": more than this share
 MOST = 0.5
-
-
-class NormWarning(UserWarning):
-    """A norm is used in a way that is nearly always a mistake."""
 
 
 def findings_of(norm: AnyNorm, rows: np.ndarray, unit: Unit) -> list[str]:
