@@ -9,7 +9,7 @@ with :math:`k_t` the decay in a step with something valid, 1 in one without, and
 associative, so ``jax.lax.associative_scan`` gives all :math:`M_t` at once.
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +36,12 @@ class Memory(NamedTuple):
         return self.m2.value / at_least_one(self.count.value)
 
     @classmethod
-    def empty(cls, shape: Shape, dtype: Dtype) -> Self:
+    def empty(cls, shape: Shape, dtype: Dtype) -> "Memory":
         """Return a memory of nothing."""
         return cls(*(single(jnp.zeros(shape, dtype)) for _ in cls._fields))
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, jax.Array]) -> Self:
+    def from_arrays(cls, arrays: dict[str, jax.Array]) -> "Memory":
         """Return the memory that :meth:`arrays` has written down."""
         return cls(*(TwoTerm(arrays[key], arrays[f"{key}_rest"]) for key in cls._fields))
 

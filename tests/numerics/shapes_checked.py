@@ -20,7 +20,8 @@ def main() -> int:
         product(jnp.ones(2), jnp.ones(3))
     here = Path(__file__).parent
     files = sorted(map(str, here.glob("test_*.py")))
-    return int(pytest.main(["-q", *(file for file in files if not file.endswith("test_shapes.py"))]))
+    quiet = ["-q", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*quiet, *(file for file in files if not file.endswith("test_shapes.py"))]))
 
 
 if __name__ == "__main__":
