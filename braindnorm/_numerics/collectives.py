@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,14 @@ import numpy as np
 from brainstate.transform import in_new_state_probe
 
 from ..errors import AxisNameError, OptionError
+from .shapes import Shaped
 
 AxisName = Hashable | tuple[Hashable, ...]
 
 
-def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int]] | None) -> jax.Array:
+def sum_devices(
+    v: Shaped[jax.Array, "*s"], axis_name: AxisName, groups: Sequence[Sequence[int]] | None
+) -> Shaped[jax.Array, "*s"]:
     """Sum `v` over a mapped axis, in one all-reduce.
 
     Parameters
@@ -48,7 +50,7 @@ def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int
         ) from error
 
 
-def varying(v: jax.Array, axis_name: AxisName) -> jax.Array:
+def varying(v: Shaped[jax.Array, "*s"], axis_name: AxisName) -> Shaped[jax.Array, "*s"]:
     """Return `v` as a value that every device has for itself, along each of the axes.
 
     Under ``shard_map(check_vma=True)`` the backward pass sums over the devices at the place where what they share
@@ -99,7 +101,7 @@ def _all_sum(v: jax.Array, axis_name: AxisName) -> jax.Array:
     return summed
 
 
-def _group_sum(v: jax.Array, axis_name: AxisName, group_of: np.ndarray[Any, Any]) -> jax.Array:
+def _group_sum(v: jax.Array, axis_name: AxisName, group_of: np.ndarray) -> jax.Array:
     mine = jnp.asarray(group_of)[jax.lax.axis_index(axis_name)]
     rows = jnp.arange(group_of.max() + 1).reshape(-1, *[1] * v.ndim)
     # where, not multiply: a NaN stays in its group
@@ -121,7 +123,7 @@ def _axis_size(axis_name: AxisName) -> int | None:
         ) from None
 
 
-def _group_of(groups: Sequence[Sequence[int]], size: int) -> np.ndarray[Any, Any]:
+def _group_of(groups: Sequence[Sequence[int]], size: int) -> np.ndarray:
     """Return for each index of the axis the number of its group."""
     try:
         rows = [[operator.index(index) for index in group] for group in groups]

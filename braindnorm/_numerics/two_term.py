@@ -7,10 +7,13 @@ A compiler may make one instruction of a product and a sum, in one of two copies
 then do not agree. So what is added here must not be a bare product: :func:`product` puts a rounding in between.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from ..units import Dtype
+from .shapes import Shaped
 
 
 class TwoTerm(NamedTuple):
@@ -40,19 +43,19 @@ def single(x: jax.Array) -> TwoTerm:
     return TwoTerm(x, jnp.zeros_like(x))
 
 
-def choose(where: Any, a: TwoTerm, b: TwoTerm) -> TwoTerm:
+def choose(where: jax.Array, a: TwoTerm, b: TwoTerm) -> TwoTerm:
     """Return `a` where the condition holds, and `b` elsewhere."""
     return TwoTerm(jnp.where(where, a.value, b.value), jnp.where(where, a.rest, b.rest))
 
 
-def product(a: jax.Array, b: jax.Array) -> jax.Array:
+def product(a: Shaped[jax.Array, "*#s"], b: Shaped[jax.Array, "*#s"]) -> Shaped[jax.Array, "*s"]:
     """Return the product of two floats, rounded to one digit less than they have: nothing merges it with a sum."""
     exact = a * b
-    digits: Any = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]
+    digits = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]
     return jax.lax.reduce_precision(exact, digits.nexp, digits.nmant - 1)
 
 
-def cast(a: TwoTerm, dtype: Any) -> TwoTerm:
+def cast(a: TwoTerm, dtype: Dtype) -> TwoTerm:
     """Return the number in floats of another dtype. Two of float32 hold nearly all of one of float64."""
     if a.value.dtype == dtype:
         return a

@@ -10,6 +10,7 @@ from .. import units
 from .._numerics.axes import Axes, canonical_axes, fit_parameter
 from .._numerics.running import moved, whole_axis
 from ..errors import OptionError, UnitError, named
+from ..units import QuantityLike, Result
 from ._arguments import norm_function
 from ._enter import OPTIONS, Entry, NormOptions, enter
 from ._leave import leave
@@ -20,14 +21,14 @@ from ._statistics import Statistics
 
 @norm_function(OPTIONS)
 def batch_norm(
-    x: Any,
-    scale: Any = None,
-    bias: Any = None,
+    x: QuantityLike,
+    scale: QuantityLike | None = None,
+    bias: QuantityLike | None = None,
     *,
     running: Any = None,
     feature_axis: Axes = -1,
     **options: Unpack[NormOptions],
-) -> tuple[Any, Statistics]:
+) -> tuple[Result, Statistics]:
     r"""Batch normalization [1]_, by the statistics of this call or by given ones.
 
     .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta

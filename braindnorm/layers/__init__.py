@@ -22,7 +22,7 @@ bias_init : callable, array_like or Quantity
     The initial bias, in the ways of `scale_init`.
 param_type : type
     The ParamState that holds scale and bias; its ``execute(z)`` applies them.
-num_steps : int, optional
+param_steps : int, optional
     With T, scale and bias get a leading axis of T time steps [1]_ [2]_. The steps that an input is of come from
     ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on a
     whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.

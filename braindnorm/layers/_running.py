@@ -26,7 +26,7 @@ def make_running(layer: Any, shape: Sequence[int], dtype: Any, mean_type: Any) -
     if not (isinstance(mean_type, type) and issubclass(mean_type, brainstate.State)):
         raise OptionError(f"mean_type must be a class of brainstate.State; got {mean_type!r}.")
     asked = result_dtype([], dtype)
-    kept = jnp.promote_types(brainstate.environ.dftype() if asked is None else asked, jnp.float32)
+    kept = jnp.promote_types(brainstate.environ.dftype() if dtype is None else asked, jnp.float32)
     return mean_type(jnp.zeros(shape, kept)), mean_type(jnp.ones(shape, kept))
 
 
@@ -34,7 +34,7 @@ def running_of(layer: Any) -> Statistics:
     """Return the running statistics, with their units; how many elements they are of is not kept."""
     unit = units.UNITLESS if layer.unit is None else layer.unit
     mean, var = layer.running_mean.value, layer.running_var.value
-    return Statistics(0, units.restore(mean, unit), units.restore(var, unit**2))
+    return Statistics(0, units.restore(mean, unit), units.restore(var, unit**2))  # type: ignore[arg-type]  # not kept
 
 
 def remember(layer: Any, found: Statistics) -> None:
@@ -42,7 +42,7 @@ def remember(layer: Any, found: Statistics) -> None:
     kept = update_running(running_of(layer), found, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
-        state.value = check(units.strip(value, None)[0])
+        state.value = check(jnp.asarray(units.strip(value, None)[0]))
 
 
 def check_rank(layer: Any, spatial: int | None) -> None:

@@ -1,9 +1,12 @@
 """Batch normalization as a Module."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import brainstate
+from brainstate import ParamState
 from brainstate.nn import init
 
 from .. import functional
@@ -13,16 +16,16 @@ from ..functional._arguments import says_what_to_write
 from ..functional._batch_norm import check_momentum
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import reduction_over
-from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
-from ._module import NormModule
-from ._norm import norm_options
-from ._per_step import check_num_steps
+from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
+from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
+from ._norm import AffineModule, norm_options
+from ._per_step import check_param_steps
 from ._phase import Frozen, trains
 from ._running import RunningReadOut, check_one_unit, check_rank, make_running, remember, running_of
 from ._wiring import call_options, check_name, keep_flags, keep_options
 
 
-class BatchNorm(NormModule):
+class BatchNorm(AffineModule):
     r"""Batch normalization [1]_ over any number of leading axes (time, batch), which knows units, masks and phases.
 
     .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
@@ -86,7 +89,7 @@ class BatchNorm(NormModule):
     masked_output : {'zero', 'input', 'normalize'}
         What comes out at masked positions: 0; the input, where the output's unit is of the input's dimension; or the
         input normalized with the statistics of the valid ones (what is not finite counts as 0).
-    num_steps : int, optional
+    param_steps : int, optional
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -159,22 +162,22 @@ class BatchNorm(NormModule):
         feature_axis: Axes = -1,
         *,
         track_running_stats: bool = True,
-        epsilon: Any = 1e-5,
-        momentum: Any = 0.99,
+        epsilon: QuantityLike = 1e-5,
+        momentum: float = 0.99,
         affine: bool = True,
-        bias_initializer: Any = init.Constant(0.0),  # noqa: B008  (brainstate's default, without state)
-        scale_initializer: Any = init.Constant(1.0),  # noqa: B008
+        bias_initializer: Initializer = init.Constant(0.0),  # noqa: B008  (brainstate's default, without state)
+        scale_initializer: Initializer = init.Constant(1.0),  # noqa: B008
         axis_name: Hashable | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         use_fast_variance: bool = True,
         name: str | None = None,
-        dtype: Any = None,
+        dtype: DtypeLike | None = None,
         param_type: type = NormParam,
         mean_type: type = brainstate.BatchState,
-        unit: Any = None,
-        out_unit: Any = None,
+        unit: Unit | None = None,
+        out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
-        num_steps: int | None = None,
+        param_steps: int | None = None,
         unbiased: bool = False,
         frozen: bool = False,
     ) -> None:
@@ -187,7 +190,7 @@ class BatchNorm(NormModule):
         keep_flags(self, track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
         self.scale_initializer, self.bias_initializer = scale_initializer, bias_initializer
         self.momentum = check_momentum(momentum)
-        self.num_steps = check_num_steps(num_steps)
+        self.param_steps = check_param_steps(param_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": affine, "bias": affine}, out_unit)
         keep_options(
             self,
@@ -208,7 +211,7 @@ class BatchNorm(NormModule):
         self.frozen = frozen
 
     @property
-    def affine_param(self) -> Any:
+    def affine_param(self) -> ParamState | None:
         """The state with the learned parameters; None if there are none."""
         return self.weight
 
@@ -217,7 +220,7 @@ class BatchNorm(NormModule):
         channels = {axis + len(shape) for axis in self._channels}
         return reduction_over(shape, [axis for axis in range(len(shape)) if axis not in channels], norm_options(self))
 
-    def update(self, x: Any, mask: Any = None) -> Any:
+    def update(self, x: QuantityLike, mask: MaskLike | None = None) -> Result:
         """Normalize `x`; in training, update the running statistics.
 
         Parameters
@@ -235,14 +238,16 @@ class BatchNorm(NormModule):
         check_features(self, x, self.running_mean if self.weight is None else self.weight)
         check_one_unit(self, x)
         running = running_of(self) if self.track_running_stats and not trains(self) else None
-        options = learned(self, self.weight, x) | call_options(self, x, mask)
+        options = affine_arguments(self, self.weight, x) | call_options(self, x, mask)
         y, found = functional.batch_norm(x, running=running, feature_axis=self._channels, **options)
         if self.track_running_stats and running is None:
             remember(self, found)
         return y
 
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update
+
     @property
     def _channels(self) -> tuple[int, ...]:
         """The feature axes, counted from the right, as they stand in an input."""
-        size: Any = self.in_size
-        return tuple(axis - len(size) for axis in self.feature_axes)
+        return tuple(axis - len(self.in_size) for axis in self.feature_axes)

@@ -7,7 +7,6 @@ and its mantissa compile to the same program.
 
 from ._boundary import (
     UNITLESS,
-    Unit,
     check_epsilon,
     check_unit,
     convert,
@@ -20,9 +19,19 @@ from ._boundary import (
     variance_of,
 )
 from ._numbers import exact, floating, is_masked, known
+from ._types import Dtype, DtypeLike, HostResult, Initializer, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 
 __all__ = [
     "UNITLESS",
+    "Dtype",
+    "DtypeLike",
+    "HostResult",
+    "Initializer",
+    "Mantissa",
+    "MaskLike",
+    "QuantityLike",
+    "Result",
+    "Shape",
     "Unit",
     "check_epsilon",
     "check_unit",

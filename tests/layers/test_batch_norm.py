@@ -308,7 +308,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 
 def test_parameters_of_each_step() -> None:
-    layer, xs = BatchNorm(2, num_steps=3), jnp.asarray(draw(3, 5, 2))
+    layer, xs = BatchNorm(2, param_steps=3), jnp.asarray(draw(3, 5, 2))
     layer.weight.value = {"scale": jnp.asarray(draw(3, 2)), "bias": jnp.asarray(draw(3, 2, seed=1))}
     with brainstate.environ.context(i=jnp.arange(3)):
         y = train(layer, xs)

@@ -159,14 +159,14 @@ def test_a_whole_sequence_has_an_entry_for_each_step(time_axis: int) -> None:
     xs, mask = (np.moveaxis(v, 0, time_axis) for v in (V, valid))
     norm = nn.init_all_states(OverTime(LayerNorm(C), decay=0.9, time_axis=time_axis), batch_size=B)
     with monitor.record(norm, T) as records:
-        y = norm.sequence(xs, mask=mask)
+        y = norm.update_sequence(xs, mask=mask)
     check(records[""].read(), V, np.moveaxis(y, time_axis, 0), valid)
     np.testing.assert_allclose(records[""].read().masked, 1 - valid.mean((1, 2)), rtol=1e-5)
 
 
 def test_a_loop_and_a_sequence_leave_the_same_record() -> None:
     found = []
-    for run in (lambda norm: norm.sequence(V), lambda norm: brainstate.transform.for_loop(norm.update, V)):
+    for run in (lambda norm: norm.update_sequence(V), lambda norm: brainstate.transform.for_loop(norm.update, V)):
         norm = nn.init_all_states(OverTime(LayerNorm(C), decay=0.9), batch_size=B)
         recorded = monitor.Recorded(norm, T + 1)
         with monitor.record(recorded, T + 1) as records:

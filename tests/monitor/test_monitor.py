@@ -269,5 +269,5 @@ def test_plot_has_a_row_a_norm_and_units_on_its_axes() -> None:
 
 def test_plot_says_that_matplotlib_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PackageError, match="plot needs the package matplotlib"):
+    with pytest.raises(PackageError, match="plot: this needs the package matplotlib"):
         monitor.plot(monitor.Recorded(LayerNorm(C), 1))

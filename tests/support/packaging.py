@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # a user's file: with --strict, mypy has to know every name, and to see each mistake
 USER = """
 import jax.numpy as jnp
+import numpy as np
 from braindnorm import GroupNorm, LayerNorm, RMSNorm, functional, masks, step_mask
 from braindnorm.errors import NormError
 
@@ -32,6 +33,10 @@ valid = masks.from_lengths([1, 2], 2)
 print(layer(jnp.ones((2, 2, 4)), mask=valid[..., None]).shape)
 print(RMSNorm(4).in_size, GroupNorm(4, num_groups=2).num_groups)
 print(functional.moments(jnp.arange(4.0)).mean)
+result = layer([1.0, 2.0, 3.0, 4.0], mask=[1, 1, 0, 1])
+functional.divisive_norm(result, pool=jnp.eye(4), mask=True)
+print(result.shape, layer.epsilon, layer.unit is None)
+LayerNorm((np.int64(2), 4), unit=None if layer.unit is None else layer.unit, dtype="float32")
 with step_mask(None):
     pass
 assert issubclass(NormError, Exception)
@@ -45,10 +50,20 @@ assert not jnp.any(functional.layer_norm(x))
 print("@braindnorm_" in jax.jit(functional.layer_norm).lower(x).as_text(), cpu_kernels.status())
 """
 MISTAKES = """
-from braindnorm import LayerNorm, functional
+from braindnorm import DivisiveNorm, LayerNorm, OverTime, functional, masks
 LayerNorm(4, use_fast_variance="no")
 LayerNorm(4, epsilom=1.0)
-functional.layer_norm([1.0], masked_output=0)
+LayerNorm(4, masked_output="zeros")
+LayerNorm("4")
+LayerNorm(4, unit="mV")
+LayerNorm(4)([1.0], mask="abc")
+LayerNorm(4)([1.0], mask=0.5)
+LayerNorm(4)("abc")
+LayerNorm(4)([1.0], masks=None)
+OverTime(4)
+DivisiveNorm(4, pool="max")
+masks.from_lengths([1, 2], 2.5)
+functional.layer_norm([1.0], masked_output="zeros")
 functional.moments([1.0]).median
 """
 
@@ -160,8 +175,9 @@ def _use(python: Path, work: Path, *, kernels: bool) -> None:
     _run(*mypy, "user.py", cwd=work)
     found = subprocess.run([*mypy, "mistakes.py"], cwd=work, capture_output=True, text=True, check=False).stdout
     wrong = sorted({int(line) for line in re.findall(r"mistakes\.py:(\d+): error", found)})
-    assert wrong == [3, 4, 5, 6], found
-    print("mypy sees the types: it passes a right file, and finds each of four mistakes")
+    lines = range(3, len(MISTAKES.splitlines()) + 1)
+    assert wrong == [*lines], found
+    print(f"mypy sees the types: it passes a right file, and finds each of {len(lines)} mistakes")
 
 
 def _check_import_time(python: Path, work: Path) -> None:
