@@ -11,11 +11,14 @@ import tarfile
 import tempfile
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import copy
 
 from benchmarks import import_time
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # a user's file: with --strict, mypy has to know every name, and to see each mistake
 USER = """
 import jax.numpy as jnp
@@ -43,14 +46,26 @@ functional.moments([1.0]).median
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site-packages", help="add this directory to the environment, instead of installing there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy what was built, and passed, to this folder")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _kept(Path(folder), given.keep):
         work = Path(folder)
         sdist, wheel = _build(work / "dist")
         python = _install(work / "venv", wheel, given.site_packages)
         _use(python, work)
         _check_import_time(python, work)
     print(f"{sdist.name} and {wheel.name}: built, installed, used.")
+
+
+@contextmanager
+def _kept(work: Path, keep: Path | None) -> Iterator[None]:
+    """Copy the packages to the folder `keep`, once all is well."""
+    yield
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        for pattern in ("dist/*.tar.gz", "dist/*.whl"):
+            for package in work.rglob(pattern):
+                copy(package, keep)
 
 
 def _build(dist: Path) -> tuple[Path, Path]:
