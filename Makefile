@@ -20,7 +20,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10 $
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -36,10 +36,10 @@ demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory recept
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
 	.venv/bin/python examples/multi_process.py $(ARGS)
 
-test: .venv/.stamp-test ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
+test: .venv/.stamp-test kernels ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
 	.venv/bin/python $(PYTEST)
 
-test-oldest: .venv-oldest/.stamp ## run the tests with the lower bounds of pyproject.toml (10 minutes)
+test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (10 minutes)
 	.venv-oldest/bin/python $(PYTEST)
 
 test-newest: ## run the tests with the newest Python and releases (10 minutes, from the network)
@@ -49,8 +49,11 @@ test-newest: ## run the tests with the newest Python and releases (10 minutes, f
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
 
-test-kernels: .venv/.stamp-test ## run the tests with the C++ kernels, for arrays of any size (10 minutes; needs g++ or clang++)
-	.venv/bin/python $(PYTEST) --kernels --ignore-glob='*/test_device_*' --ignore=tests/cpu_kernels \
+kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (half a minute)
+	@.venv/bin/python braindnorm/cpu_kernels/_build.py
+
+test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (10 minutes; needs g++ or clang++)
+	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters (minutes)
@@ -60,10 +63,10 @@ test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras a
 fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (minutes; ARGS='--calls 500')
 	.venv/bin/python -m tests.support.fuzz $(ARGS)
 
-coverage: .venv/.stamp-test ## run the tests and say which branches they take: 98% of them at least (15 minutes)
+coverage: .venv/.stamp-test kernels ## run the tests and say which branches they take: 98% of them at least (15 minutes)
 	.venv/bin/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-package: .venv/.stamp-dev ## build sdist and wheel, and install and use the wheel (minutes; ARGS='--keep dist')
+package: .venv/.stamp-package ## build sdist and wheels, and install and use each (minutes; ARGS='--keep dist')
 	.venv/bin/python -m tests.support.packaging $(ARGS)
 
 docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, warnings are errors (minutes)
@@ -78,7 +81,7 @@ bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds
-	rm -rf build dist docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf build dist braindnorm/cpu_kernels/lib docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well

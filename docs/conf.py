@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx-mathjax-offline",  # equations without network
+    "sphinx_copybutton",
 ]
 templates_path = ["_templates"]
 root_doc = "index"
@@ -43,6 +44,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.pop("MPLBACKEND", None)
 
+# The copy button takes what was typed, without prompts and outputs.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
 # API
 autosummary_generate = True
 autosummary_ignore_module_all = False
@@ -56,6 +61,7 @@ html_theme = "sphinx_book_theme"
 html_title = "braindnorm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["enlarge.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

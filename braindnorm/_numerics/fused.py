@@ -11,54 +11,55 @@ derivative differentiates it again. It keeps x, the mean and r, and computes z a
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .axes import is_trailing, sum_groups
-from .moments import Reduction, at_least_one, local_count, rstd, whole_groups, zero_masked
+from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
+from .plan import Centring, Lowering
+from .plan import Plan as Plan  # to be imported from here too
 
 Centre = tuple[jax.Array, ...]
 
-# in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
-FEW = 64
-
-
-class Plan(NamedTuple):
-    """What is known before any number is: the reduction, the terms of the equation, and how to sum.
-
-    `centred` subtracts the mean; `compensated` adds to it what rounding took, and gives a constant shift a tangent of
-    exactly 0. The arithmetic is done in `dtype`. `fenced` puts barriers where XLA for CPU would keep x - mean in
-    memory; `products` sums by products with ones, which it does faster on small arrays; `tiled` leaves the barriers out
-    of the value alone, which it then computes tile by tile of a large array.
-    """
-
-    over: Reduction
-    centred: bool
-    compensated: bool
-    dtype: Any
-    fenced: bool
-    products: bool
-    tiled: bool
-
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+def fused_norm(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
-    if plan.tiled and valid is None:
-        plan = plan._replace(fenced=False)
     return value(plan, x, valid, scale, bias, *statistics(plan, x, valid, epsilon))
 
 
-@normalized.defjvp
-def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+@fused_norm.defjvp
+def _fused_norm_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     x, valid, epsilon, scale, bias = primals
+    plan = plan.with_derivatives()
     centre, r = statistics(plan, x, valid, epsilon)
     y = value(plan, x, valid, scale, bias, centre, r)
     dx, _, *others = tangents
     return y, tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def fused_norm_with_moments(
+    plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return y as :func:`fused_norm` does, and the mean and the variance that it was made with, without a gradient."""
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]), var
+
+
+@fused_norm_with_moments.defjvp
+def _with_moments_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    x, valid, epsilon, scale, bias = primals
+    plan = plan.with_derivatives()
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    mean = sum(centre[1:], centre[0])
+    y = value(plan, x, valid, scale, bias, centre, r)
+    dx, _, *others = tangents
+    dy = tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
 
 
 def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
@@ -70,37 +71,37 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
 
 
 def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
-    """Return the parts of the mean, and r, in passes that each read x alone."""
+    """Return the parts of the mean, and r."""
+    return statistics_with_variance(plan, x, valid, epsilon)[:2]
+
+
+def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
+    """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     n = _count(plan, x, valid)
-    # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
-    columns = plan.fenced and bool(plan.over.axes) and not is_trailing(plan.over.axes, x.ndim)
-    parts = plan.centred * (1 + (plan.compensated or columns or _may_be_few(plan.over, x.shape, valid)))
-    centre: Centre = ()
-    if parts > 1 and not plan.compensated and valid is None:
-        centre, parts = (_pilot(plan, x),), 1
-    elif valid is not None and whole_groups(plan.over, valid):
+    if valid is not None and whole_groups(plan.over, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = _fence(plan, zero_masked(x, valid)), None
-    for _ in range(parts):
-        # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
-        centre = _fence(plan, centre)
-        centre = (*centre, _mean(plan, _deviation(x, centre, valid), n))
+    centre = _centre(plan, x, valid, n)
     d = _deviation(x, _fence(plan, centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
-    if plan.tiled and not plan.fenced:
+    if plan.lowering is Lowering.TILES:
         # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
-        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny))
+        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny)), var
     centre, r = _fence(plan, (centre, rstd(var, epsilon)))
-    return centre, r
+    return centre, r, var
 
 
-def _may_be_few(over: Reduction, shape: tuple[int, ...], valid: Any) -> bool:
-    """Tell whether a group may have few valid elements: a mask within groups leaves as many as it likes."""
-    if valid is not None and not whole_groups(over, valid):
-        return True
-    channels = 1 if over.channel_axis is None else shape[over.channel_axis] // over.num_groups
-    return channels * math.prod(shape[axis] for axis in over.axes) <= FEW
+def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
+    """Return the parts of the mean, each the mean of what those before it leave."""
+    if plan.centring is Centring.NONE:
+        return ()
+    first = _pilot(plan, x) if plan.centring is Centring.PILOT else _mean(plan, _deviation(x, (), valid), n)
+    if plan.centring is Centring.MEAN:
+        return (first,)
+    # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
+    centre = _fence(plan, (first,))
+    return (*centre, _mean(plan, _deviation(x, centre, valid), n))
 
 
 def _pilot(plan: Plan, x: jax.Array) -> Any:
@@ -168,9 +169,10 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
 def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
     axes = plan.over.axes
-    if plan.over.channel_axis is not None or not (plan.products and is_trailing(axes, v.ndim)):
-        total = _fence(plan, _sum(v, axes))
-        return (total if plan.over.channel_axis is None else _combine(plan, total, tangent)) / n
+    if plan.over.channel_axis is not None:
+        return _combine(plan, _fence(plan, _sum(v, axes)), tangent) / n
+    if plan.lowering is not Lowering.DOTS or not is_trailing(axes, v.ndim):
+        return _fence(plan, _sum(v, axes)) / n
     kept = v.shape[: axes[0]]
     size = math.prod(v.shape[axes[0] :])
     total = v.reshape(math.prod(kept), size) @ jnp.ones(size, v.dtype)
@@ -192,10 +194,11 @@ def _combine(plan: Plan, v: jax.Array, tangent: bool) -> jax.Array:
     """
     axis, groups = plan.over.channel_axis or 0, plan.over.num_groups
     size = v.shape[axis] // groups
-    if not (plan.fenced and tangent) or math.prod(v.shape[axis + 1 :]) > 1 or size > 64:
-        return sum_groups(v, axis, groups)
-    combined: jax.Array = v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)
-    return combined.reshape(v.shape)
+    last = math.prod(v.shape[axis + 1 :]) == 1
+    if plan.fenced and tangent and last and size <= 64:
+        combined: jax.Array = v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)
+        return combined.reshape(v.shape)
+    return sum_groups(v, axis, groups)
 
 
 def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int, ...]) -> Any:

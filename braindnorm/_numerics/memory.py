@@ -92,7 +92,7 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardized(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
+def standardize_by_memory(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
     z = (deviation + minus(found.mean, memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count.value == 0, 0, z)

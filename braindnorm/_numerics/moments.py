@@ -63,10 +63,10 @@ def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, 
     return counted.astype(dtype) * repeats
 
 
-def whole_groups(over: Reduction, valid: jax.Array) -> bool:
-    """Tell whether a mask, as it came, has one entry for each group."""
+def whole_groups(over: Reduction, mask_shape: Sequence[int]) -> bool:
+    """Tell whether a mask of this shape, as it came, has one entry for each group."""
     axes = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
-    return all(valid.shape[axis] == 1 for axis in axes)
+    return all(mask_shape[axis] == 1 for axis in axes)
 
 
 def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax.Array]:

@@ -102,7 +102,7 @@ def mask_of(view: View, over: Reduction, shape: tuple[int, ...], valid: Any) -> 
     """Return a mask as the kernels read it: an entry for each row if it holds for whole rows, else for each element."""
     if valid is None:
         return jnp.zeros(0, bool)
-    if view.space > 1 or not whole_groups(over, valid):
+    if view.space > 1 or not whole_groups(over, valid.shape):
         return jnp.broadcast_to(valid, shape)
     kept = [1 if axis in (*over.axes, over.channel_axis) else n for axis, n in enumerate(shape)]
     rows = jnp.broadcast_to(valid, kept).reshape(-1)

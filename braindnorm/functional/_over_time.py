@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardized
+from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardize_by_memory
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -52,7 +52,7 @@ class Clock:
         past = self.past if self.sequence else forget(self.past, self.began)
         found, deviation = self._observe(x.astype(entry.dtype), valid, how)
         now, last = self._remember(past, found)
-        return apply_affine(standardized(deviation, found, now, how.epsilon), entry, how), last
+        return apply_affine(standardize_by_memory(deviation, found, now, how.epsilon), entry, how), last
 
     def _remember(self, past: Memory, found: Steps) -> tuple[Memory, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""

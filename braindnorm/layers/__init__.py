@@ -16,8 +16,8 @@ use_scale : bool
 use_bias : bool
     Whether to learn a bias (beta), of the shape of the scale.
 scale_init : callable, array_like or Quantity
-    The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the threshold-dependent
-    scale) and is stored as a plain array, so that optimizers and checkpoints see plain parameters.
+    The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers and
+    checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
 bias_init : callable, array_like or Quantity
     The initial bias, in the ways of `scale_init`.
 param_type : type
@@ -38,10 +38,26 @@ References
 """
 
 from ._affine import NormParam
+from ._phase import phase
+from .batch_norm import BatchNorm
+from .batch_norms import BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .over_time import OverTime
 from .rms_norm import RMSNorm
 
-__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "OverTime", "RMSNorm"]
+__all__ = [
+    "BatchNorm",
+    "BatchNorm0d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "DivisiveNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "NormParam",
+    "OverTime",
+    "RMSNorm",
+    "phase",
+]

@@ -1,5 +1,7 @@
 """The learned scale and bias of a layer: how they are made, and how they are applied."""
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 
 from .. import units
 from .._numerics.axes import feature_shape
-from ..errors import AxisError, DtypeError, OptionError
+from ..errors import AxisError, DtypeError, NormWarning, OptionError
 from ..functional._dtypes import result_dtype
 from ._per_step import at_step
+from ._wiring import label
 
 
 class NormParam(brainstate.ParamState):
@@ -99,7 +102,27 @@ def make_affine(layer: Any, param_type: type, learn: Mapping[str, bool], out_uni
             )
     initial = {key: _initial(layer, key, shape) for key, wanted in learn.items() if wanted}
     plain, out_unit = units.strip_parameters(initial, units.check_unit(out_unit, option="out_unit"))
+    if "scale" in plain:
+        _warn_of_a_negative_scale(plain["scale"], out_unit, layer)
     return (param_type({key: _real(v, key) for key, v in plain.items()}) if plain else None), out_unit
+
+
+def _warn_of_a_negative_scale(scale: Any, unit: Any, layer: Any) -> None:
+    value = None if jnp.iscomplexobj(scale) else units.known(scale)
+    if value is None or not (value < 0).all():
+        return
+    first = f"{value.flat[0]}" if unit is None else f"{value.flat[0]} {unit}"
+    level, frame = 1, inspect.currentframe()
+    # up to the line that makes the layer: past its decorated __init__ and brainstate's metaclass
+    while frame is not None and frame.f_globals["__name__"].partition(".")[0] in ("braindnorm", "brainstate"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{label(layer)}: the initial scale is negative everywhere (the first is {first}), so what is above the mean"
+        " comes out below it. For a threshold-dependent scale write Constant(alpha * (V_th - V_rest)): V_th itself is"
+        " usually negative, its distance from rest is not.",
+        NormWarning,
+        stacklevel=level,
+    )
 
 
 def learned(layer: Any, weight: Any, x: Any) -> dict[str, Any]:
@@ -131,7 +154,7 @@ def check_features(layer: Any, x: Any, weight: Any) -> None:
         Showing both lengths.
     """
     shape = units.shape_of(x)
-    parameter = None if weight is None else next(iter(weight.value.values())).shape
+    parameter = None if weight is None else jax.tree.leaves(weight.value)[0].shape
     for axis in layer.feature_axes:
         right, whole = axis - len(layer.in_size), layer.in_size[axis]
         there = shape[right] if -right <= len(shape) else None
@@ -182,7 +205,7 @@ def _real(value: Any, key: str) -> jax.Array:
 
 
 def _initial(layer: Any, key: str, shape: tuple[int, ...]) -> Any:
-    option = f"{key}_init"
+    option = f"{key}_init" if hasattr(layer, f"{key}_init") else f"{key}_initializer"  # as a batch norm calls it
     init = getattr(layer, option)
     try:
         value = brainstate.nn.init.param(init, shape, allow_none=False)

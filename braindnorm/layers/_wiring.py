@@ -3,6 +3,7 @@
 from typing import Any
 
 import brainstate
+import numpy as np
 
 from .. import units
 from ..errors import OptionError
@@ -31,6 +32,14 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
     units.check_epsilon(options["epsilon"], unit)
     for key in OPTIONS:
         setattr(layer, key, options[key])
+
+
+def keep_flags(layer: brainstate.nn.Module, **flags: Any) -> None:
+    """Set attributes of a layer that are True or False."""
+    for key, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise OptionError(f"{key} must be True or False; got {flag!r}.")
+        setattr(layer, key, bool(flag))
 
 
 def check_name(name: Any, layer: Any) -> str | None:

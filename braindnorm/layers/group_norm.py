@@ -62,9 +62,8 @@ class GroupNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     reduction_axes : int or sequence of int, optional
         The axes of the input that the statistics run over besides the channels of the group, which always count. With
         None: every axis but the leading one, which is the batch, unless it holds the channels. Under ``vmap`` and for

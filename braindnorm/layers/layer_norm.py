@@ -49,9 +49,8 @@ class LayerNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     axis_name : hashable or tuple of hashable, optional
         Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
     axis_index_groups : sequence of sequence of int, optional

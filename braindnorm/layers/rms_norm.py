@@ -43,9 +43,8 @@ class RMSNorm(NormModule):
     use_scale : bool
         Whether to learn a scale (gamma), of the length of `in_size` on the feature axes and 1 elsewhere.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     reduction_axes : int or sequence of int
         The axes of the input that the mean square runs over. Write negative ones: they count from the right, whatever
         batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.

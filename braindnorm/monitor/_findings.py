@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import NormWarning
 from ..layers._wiring import label
 from ._totals import SUMS
 
 # "most": more than this share
 MOST = 0.5
-
-
-class NormWarning(UserWarning):
-    """A norm is used in a way that is nearly always a mistake."""
 
 
 def findings_of(norm: Any, rows: np.ndarray, unit: Any) -> list[str]:

@@ -1,16 +1,18 @@
 """The ways through the equation: the fast rule, that with kernels and the plain form agree, and all keep the laws."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brainunit import UNITLESS
 
+from braindnorm import cpu_kernels
 from braindnorm._numerics.moments import Reduction
 from braindnorm.functional import _standardize
+from braindnorm.functional._enter import Entry
 from braindnorm.functional._standardize import Standardization, standardize
 from tests.support import reference
 from tests.support.kernels import kernels, needs_compiler
@@ -30,7 +32,7 @@ Norm = Callable[..., jax.Array]
 def take(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Send every call one way."""
     monkeypatch.setattr(_standardize, "_local", lambda x, how: way != "plain")
-    with kernels() if way == "kernels" else nullcontext():
+    with kernels() if way == "kernels" else cpu_kernels.disabled():
         yield way
 
 
@@ -39,7 +41,10 @@ def norm(kind: str, fast_variance: bool = True, epsilon: Any = 1e-6) -> Norm:
     how = Standardization(over, epsilon, centred, fast_variance, False)
 
     def call(x: Any, scale: Any = None, bias: Any = None, valid: Any = None) -> jax.Array:
-        y = standardize(x, valid, how, jnp.float32, scale=scale, bias=bias)
+        entry = Entry(
+            x, valid, {"scale": scale, "bias": bias}, None, UNITLESS, UNITLESS, jnp.float32, jnp.float32, None
+        )
+        y = standardize(entry, how)
         return y if valid is None else jnp.where(valid, y, 0)
 
     return call

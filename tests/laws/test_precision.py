@@ -137,6 +137,13 @@ def test_a_membrane_at_rest_over_any_axes(axes: Any, fast: bool) -> None:
 
 
 @either_way
+def test_over_no_axis_every_element_is_its_own_group(fast: bool) -> None:
+    x = at_rest(20, 12)
+    assert not jnp.any(functional.layer_norm(x, reduction_axes=(), use_fast_variance=fast))
+    assert not jnp.any(functional.layer_norm(x, reduction_axes=(), use_fast_variance=fast, mask=x < -65))
+
+
+@either_way
 def test_a_membrane_at_rest_over_space_and_channels(fast: bool) -> None:
     x = at_rest(3, 8, 8, 32)
     y = functional.group_norm(x, 4, use_fast_variance=fast, epsilon=0)

@@ -7,26 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from braindnorm._numerics.fused import Plan, normalized
+from braindnorm._numerics.fused import fused_norm
 from braindnorm._numerics.moments import Reduction
+from braindnorm._numerics.plan import Centring, Lowering, Plan
 from tests.support import reference
 
 ROWS = Reduction((1,))
-either_sum = pytest.mark.parametrize("products", [True, False], ids=["products", "sums"])
-either_backend = pytest.mark.parametrize("fenced", [True, False], ids=["cpu", "accelerator"])
-either_mean = pytest.mark.parametrize("compensated", [True, False], ids=["compensated", "default"])
+every_lowering = pytest.mark.parametrize("lowering", Lowering, ids=lambda lowering: lowering.name.lower())
+every_centring = pytest.mark.parametrize("centring", Centring, ids=lambda centring: centring.name.lower())
 
 
-def plan(over: Reduction = ROWS, centred: bool = True, compensated: bool = False, **how: Any) -> Plan:
-    return Plan(
-        over,
-        centred,
-        compensated,
-        how.get("dtype", jnp.dtype("float32")),
-        how.get("fenced", True),
-        how.get("products", False),
-        how.get("tiled", False),
-    )
+def plan(over: Reduction = ROWS, centring: Centring = Centring.MEAN, lowering: Lowering = Lowering.BARRIERS) -> Plan:
+    return Plan(over, centring, lowering, jnp.dtype("float32"))
 
 
 def draw(*shape: int, seed: int = 0) -> jax.Array:
@@ -37,52 +29,47 @@ def close(actual: Any, desired: Any, tolerance: float = 5e-6) -> None:
     np.testing.assert_allclose(np.asarray(actual, np.float64), desired, rtol=tolerance, atol=tolerance)
 
 
-@either_mean
-@either_backend
-@either_sum
-@pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
-def test_the_value_is_the_equation(centred: bool, products: bool, fenced: bool, compensated: bool) -> None:
+@every_centring
+@every_lowering
+def test_the_value_is_the_equation(lowering: Lowering, centring: Centring) -> None:
     x, scale, bias = draw(6, 40), 1 + draw(40, seed=1), draw(40, seed=2)
-    how = plan(centred=centred, compensated=centred and compensated, products=products, fenced=fenced)
-    y = normalized(how, x, None, 1e-6, scale, bias)
-    norm = reference.layer_norm if centred else reference.rms_norm
+    y = fused_norm(plan(centring=centring, lowering=lowering), x, None, 1e-6, scale, bias)
+    norm = reference.rms_norm if centring is Centring.NONE else reference.layer_norm
     close(y, norm(x, scale=scale, bias=bias))
 
 
-@either_mean
-@pytest.mark.parametrize("centred", [True, False], ids=["layer", "rms"])
-def test_in_tiles_it_is_the_same(centred: bool, compensated: bool) -> None:
+@every_centring
+def test_in_tiles_it_is_the_same(centring: Centring) -> None:
     """The value alone is computed in another order; the value beside a derivative, and the derivative, are not."""
     at = draw(6, 40), None, jnp.float32(0.1), 1 + draw(40, seed=1), draw(40, seed=2)
-    ways = [plan(centred=centred, compensated=centred and compensated, tiled=tiled) for tiled in (True, False)]
-    tiled, fenced = (normalized(way, *at) for way in ways)
+    ways = [plan(centring=centring, lowering=lowering) for lowering in (Lowering.TILES, Lowering.BARRIERS)]
+    tiled, fenced = (fused_norm(way, *at) for way in ways)
     close(tiled, fenced, 1e-6)
-    tiled, fenced = (jax.grad(lambda x, way=way: jnp.sum(normalized(way, x, *at[1:]) ** 2))(at[0]) for way in ways)
+    tiled, fenced = (jax.grad(lambda x, way=way: jnp.sum(fused_norm(way, x, *at[1:]) ** 2))(at[0]) for way in ways)
     np.testing.assert_array_equal(tiled, fenced)
 
 
-@either_backend
+@every_lowering
 @pytest.mark.parametrize("axis, shape", [(3, (2, 4, 5, 6)), (1, (2, 6, 4, 5))], ids=["last", "first"])
-def test_groups_of_channels(axis: int, shape: tuple[int, ...], fenced: bool) -> None:
+def test_groups_of_channels(axis: int, shape: tuple[int, ...], lowering: Lowering) -> None:
     x = draw(*shape)
     reduced = tuple(i for i in (1, 2, 3) if i != axis)
     parameter = (6,) if axis == 3 else (6, 1, 1)
     scale, bias = 1 + draw(*parameter, seed=1), draw(*parameter, seed=2)
-    y = normalized(plan(Reduction(reduced, axis, 3), fenced=fenced), x, None, 1e-6, scale, bias)
+    y = fused_norm(plan(Reduction(reduced, axis, 3), lowering=lowering), x, None, 1e-6, scale, bias)
     close(y, reference.group_norm(x, 3, axis, reduced, scale=scale, bias=bias))
 
 
-@either_mean
-@either_backend
-@either_sum
-def test_the_reverse_is_the_transpose_of_the_forward(products: bool, fenced: bool, compensated: bool) -> None:
+@every_centring
+@every_lowering
+def test_the_reverse_is_the_transpose_of_the_forward(lowering: Lowering, centring: Centring) -> None:
     """<g, J v> = <J' g, v>, over x, epsilon, scale and bias at once."""
-    how = plan(compensated=compensated, products=products, fenced=fenced)
+    how = plan(centring=centring, lowering=lowering)
     at = (draw(6, 40), jnp.float32(0.1), 1 + draw(40, seed=1), draw(40, seed=2))
     along = tuple(draw(*np.shape(v), seed=3 + i) for i, v in enumerate(at))
 
     def f(x: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
-        return normalized(how, x, None, epsilon, scale, bias)
+        return fused_norm(how, x, None, epsilon, scale, bias)
 
     g = draw(6, 40, seed=9)
     pulled = jax.vjp(f, *at)[1](g)
@@ -95,8 +82,8 @@ def test_a_parameter_of_any_shape() -> None:
     x = draw(6, 40)
     for shape in ((6, 1), (6, 40), (1, 40), (1, 1), (1,)):
         scale, bias = 1 + draw(*shape, seed=1), draw(*shape, seed=2)
-        close(normalized(plan(), x, None, 1e-6, scale, bias), reference.layer_norm(x, scale=scale, bias=bias))
-        gradient = jax.grad(lambda s: jnp.sum(normalized(plan(), x, None, 1e-6, s, bias)))(scale)  # noqa: B023
+        close(fused_norm(plan(), x, None, 1e-6, scale, bias), reference.layer_norm(x, scale=scale, bias=bias))
+        gradient = jax.grad(lambda s: jnp.sum(fused_norm(plan(), x, None, 1e-6, s, bias)))(scale)  # noqa: B023
         z = reference.layer_norm(x)
         close(gradient, np.sum(np.broadcast_to(z, x.shape), axis=_spread(shape), keepdims=True).reshape(shape), 5e-5)
 
@@ -110,7 +97,8 @@ def _spread(shape: tuple[int, ...]) -> tuple[int, ...]:
 def test_a_constant_shift_has_a_tangent_of_exactly_zero(size: int) -> None:
     x = draw(4, size)
     scale, bias = 1 + draw(size, seed=1), draw(size, seed=2)
-    f = jax.jit(lambda x: normalized(plan(compensated=True, products=True), x, None, 1e-6, scale, bias))
+    how = plan(centring=Centring.COMPENSATED, lowering=Lowering.DOTS)
+    f = jax.jit(lambda x: fused_norm(how, x, None, 1e-6, scale, bias))
     assert not jnp.any(jax.jvp(f, (x,), (jnp.ones_like(x),))[1])
     assert not jnp.any(jax.jit(lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))[1])(x))
 
@@ -118,11 +106,11 @@ def test_a_constant_shift_has_a_tangent_of_exactly_zero(size: int) -> None:
 def test_it_keeps_x_and_two_numbers_a_row() -> None:
     """In a scan, what is saved for the way back is x once, in its own dtype, and what is small."""
     steps, shape = 50, (64, 128)
-    how = plan(products=True)
+    how = plan(lowering=Lowering.DOTS)
 
     def loss(x: jax.Array, scale: jax.Array) -> jax.Array:
         def step(carry: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
-            return carry + jnp.sum(normalized(how, row, None, 1e-6, scale, None)), None
+            return carry + jnp.sum(fused_norm(how, row, None, 1e-6, scale, None)), None
 
         return jax.lax.scan(step, jnp.zeros(()), x)[0]
 
@@ -135,5 +123,5 @@ def test_it_keeps_x_and_two_numbers_a_row() -> None:
 def test_no_row_and_no_column() -> None:
     for shape in ((0, 4), (4, 0)):
         x = jnp.zeros(shape)
-        gradient = jax.grad(lambda x: jnp.sum(normalized(plan(), x, None, 1e-6, jnp.ones(x.shape[1]), None)))(x)
+        gradient = jax.grad(lambda x: jnp.sum(fused_norm(plan(), x, None, 1e-6, jnp.ones(x.shape[1]), None)))(x)
         assert gradient.shape == shape

@@ -1,10 +1,15 @@
-"""Build sdist and wheel, and use the wheel as a stranger would: in an environment of its own, without extras.
+"""Build sdist and wheels, and use each wheel as a stranger would: in an environment of its own, without extras.
 
-``python -m tests.support.packaging`` (or ``make package``). It needs `build` and `twine` here and a package registry.
+``python -m tests.support.packaging`` (or ``make package``). It needs `build`, `twine` and a package registry, and
+`auditwheel` on Linux. There are two wheels: one with kernels for this platform, and a pure one for all others. With
+`ziglang` installed, or what CXX names, the first is for all of manylinux_2_28; else for this machine's like.
 """
 
 import argparse
+import importlib.util
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -34,6 +39,14 @@ with step_mask(None):
     pass
 assert issubclass(NormError, Exception)
 """
+KERNELS = """
+import jax
+import jax.numpy as jnp
+from braindnorm import cpu_kernels, functional
+x = jnp.ones((512, 512))
+assert not jnp.any(functional.layer_norm(x))
+print("@braindnorm_" in jax.jit(functional.layer_norm).lower(x).as_text(), cpu_kernels.status())
+"""
 MISTAKES = """
 from braindnorm import LayerNorm, functional
 LayerNorm(4, use_fast_variance="no")
@@ -50,11 +63,14 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, _kept(Path(folder), given.keep):
         work = Path(folder)
-        sdist, wheel = _build(work / "dist")
-        python = _install(work / "venv", wheel, given.site_packages)
-        _use(python, work)
-        _check_import_time(python, work)
-    print(f"{sdist.name} and {wheel.name}: built, installed, used.")
+        sdist = _build_sdist(work / "dist")
+        for kernels in (True, False):
+            place = work / ("kernels" if kernels else "pure")
+            wheel = _build_wheel(sdist, place / "dist", kernels=kernels)
+            python = _install(place / "venv", wheel, given.site_packages)
+            _use(python, place, kernels=kernels)
+            _check_import_time(python, place)
+            print(f"{wheel.name}: {wheel.stat().st_size / 1024:.0f} kB, built, installed, used.")
 
 
 @contextmanager
@@ -68,24 +84,66 @@ def _kept(work: Path, keep: Path | None) -> Iterator[None]:
                 copy(package, keep)
 
 
-def _build(dist: Path) -> tuple[Path, Path]:
-    """Build the sdist, and from it the wheel; look into both."""
-    _run(sys.executable, "-m", "build", "--outdir", str(dist), str(ROOT))
-    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
-    _run(sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel))
-    files = set(zipfile.ZipFile(wheel).namelist())
+def _sources() -> set[str]:
+    """Return what has to be in all that is built."""
     inside = [path for path in (ROOT / "braindnorm").rglob("*") if path.suffix in (".py", ".cpp", ".h")]
-    sources = {str(path.relative_to(ROOT)) for path in inside} | {"braindnorm/py.typed"}
-    assert sources <= files, sources - files
-    others = {file for file in files - sources if ".dist-info/" not in file}
-    assert not others, others
-    assert any(file.endswith("licenses/LICENSE") for file in files)
+    return {str(path.relative_to(ROOT)) for path in inside} | {
+        "braindnorm/py.typed",
+        "braindnorm/cpu_kernels/include/NOTICE",
+    }
+
+
+def _build_sdist(dist: Path) -> Path:
+    _run(sys.executable, "-m", "build", "--sdist", "--outdir", str(dist), str(ROOT))
+    (sdist,) = dist.glob("*.tar.gz")
+    _run(sys.executable, "-m", "twine", "check", "--strict", str(sdist))
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    assert sources | {"pyproject.toml", "README.md", "CHANGELOG.md", "tests/conftest.py"} <= packed
+    expected = {"pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md", "tests/conftest.py"}
+    assert _sources() | expected <= packed, (_sources() | expected) - packed
+    assert not [name for name in packed if name.endswith(".so")]
+    return sdist
+
+
+def _build_wheel(sdist: Path, dist: Path, *, kernels: bool) -> Path:
+    """Build a wheel from the sdist; look into it."""
+    environment = {"BRAINDNORM_KERNELS": "required" if kernels else "0"}
+    if kernels and importlib.util.find_spec("ziglang"):
+        environment.setdefault("CXX", f"{shlex.quote(sys.executable)} -m ziglang c++")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(dist.parent / "unpacked", filter="data")
+    (unpacked,) = (dist.parent / "unpacked").iterdir()
+    command = (sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(unpacked))
+    _run(*command, environment=environment)
+    (wheel,) = dist.glob("*.whl")
+    _run(sys.executable, "-m", "twine", "check", "--strict", str(wheel))
+    files = set(zipfile.ZipFile(wheel).namelist())
+    assert _sources() <= files, _sources() - files
+    others = sorted(file for file in files - _sources() if ".dist-info/" not in file)
+    pattern = r"braindnorm/cpu_kernels/lib/kernels-[0-9a-f]{16}\.so"
+    assert len(others) == kernels, others
+    assert all(re.fullmatch(pattern, file) for file in others), others
+    assert any(file.endswith("licenses/LICENSE") for file in files)
     (version,) = re.findall(r'__version__ = "(.*)"', (ROOT / "braindnorm/__init__.py").read_text())
-    assert wheel.name.startswith(f"braindnorm-{version}-"), wheel.name
-    return sdist, wheel
+    assert wheel.name.startswith(f"braindnorm-{version}-py3-none-"), wheel.name
+    _check_platform(wheel, kernels=kernels)
+    return wheel
+
+
+def _check_platform(wheel: Path, *, kernels: bool) -> None:
+    """Hold the wheel to what its name says of the platforms it is for."""
+    if not kernels:
+        assert wheel.name.endswith("-none-any.whl"), wheel.name
+        return
+    said = " ".join(_run(sys.executable, "-m", "auditwheel", "show", str(wheel)).split())
+    print(said)
+    policy = re.search(r"-(manylinux_\d+_\d+)_", wheel.name)
+    if policy:
+        _, _, consistent = said.partition("consistent with the following platform tag: ")
+        names = re.match(r'"manylinux_(\d+)_(\d+)_', consistent)
+        assert names, said
+        found, wanted = (tuple(map(int, pair)) for pair in (names.groups(), policy[1].split("_")[1:]))
+        assert found <= wanted, said
 
 
 def _install(folder: Path, wheel: Path, borrowed: str | None) -> Path:
@@ -100,11 +158,17 @@ def _install(folder: Path, wheel: Path, borrowed: str | None) -> Path:
     return python
 
 
-def _use(python: Path, work: Path) -> None:
-    """Run a user's file outside of the repository, and see what mypy sees."""
+def _use(python: Path, work: Path, *, kernels: bool) -> None:
+    """Run a user's file outside of the repository, look for the kernels, and see what mypy sees."""
     (work / "user.py").write_text(USER)
     (work / "mistakes.py").write_text(MISTAKES)
     print(_run(str(python), "user.py", cwd=work))
+    (work / "kernels.py").write_text(KERNELS)
+    found = _run(str(python), "kernels.py", cwd=work)
+    print(found)
+    assert found.startswith(
+        "True kernels in use: " if kernels else "False no kernels in use: braindnorm was installed "
+    ), found
     where = _run(str(python), "-c", "import braindnorm; print(braindnorm.__file__)", cwd=work).strip()
     assert str(work) in where, where
     mypy = [str(python), "-m", "mypy", "--strict"]
@@ -121,8 +185,10 @@ def _check_import_time(python: Path, work: Path) -> None:
     assert median < import_time.BUDGET_MS, median
 
 
-def _run(*command: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def _run(*command: str, cwd: Path = ROOT, environment: dict[str, str] | None = None) -> str:
+    inherited = {key: value for key, value in os.environ.items() if key not in ("BRAINDNORM_KERNELS", "PYTHONPATH")}
+    whole = (environment or {}) | inherited
+    done = subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     return done.stdout
