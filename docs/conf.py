@@ -37,6 +37,8 @@ myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_merge_streams = True
+nb_output_stderr = "remove"
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
 # What the kernels inherit: eight devices on one processor, as in the tests.
