@@ -16,7 +16,10 @@ import tarfile
 import tempfile
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import copy
 
 from benchmarks import import_time
 
@@ -71,8 +74,9 @@ functional.moments([1.0]).median
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--site-packages", help="add this directory to the environment, instead of installing there")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy what was built, and passed, to this folder")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _kept(Path(folder), given.keep):
         work = Path(folder)
         sdist = _build_sdist(work / "dist")
         for kernels in (True, False):
@@ -82,6 +86,17 @@ def main() -> None:
             _use(python, place, kernels=kernels)
             _check_import_time(python, place)
             print(f"{wheel.name}: {wheel.stat().st_size / 1024:.0f} kB, built, installed, used.")
+
+
+@contextmanager
+def _kept(work: Path, keep: Path | None) -> Iterator[None]:
+    """Copy the packages to the folder `keep`, once all is well."""
+    yield
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        for pattern in ("dist/*.tar.gz", "dist/*.whl"):
+            for package in work.rglob(pattern):
+                copy(package, keep)
 
 
 def _sources() -> set[str]:
