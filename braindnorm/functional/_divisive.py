@@ -57,7 +57,7 @@ def divisive_norm(
     x : array_like or Quantity
         The drive D, of any shape. What is negative counts as 0, unless `rectify` is False.
     sigma : array_like or Quantity
-        The semi-saturation constant, 0 or larger, in the unit of the drive (a plain number counts in it), broadcast
+        The semi-saturation constant, 0 or larger, in the unit of the drive (a plain number is in that unit), broadcast
         from the right.
     gamma : array_like or Quantity
         The gain, in the output's unit, broadcast from the right.

@@ -29,7 +29,7 @@ def in_drive_unit(sigma: QuantityLike, unit: Unit) -> Mantissa:
         if not sigma_unit.has_same_dim(unit):
             raise UnitError(
                 f"sigma is in {sigma_unit}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
-                " plain number, which counts in it."
+                " plain number, which is then in that unit."
             )
         mantissa = units.convert(mantissa, sigma_unit, unit)
     if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():

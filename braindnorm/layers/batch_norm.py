@@ -111,20 +111,17 @@ class BatchNorm(AffineModule):
 
     Notes
     -----
-    The states `running_mean` and `running_var` are plain arrays in float32 at least, in `unit` and its square. A call
-    makes one update of them: a sequence that is given whole is pooled over its steps, and one that is run step by step
-    makes an update a step. A channel with nothing valid is not updated. One valid element has the variance 0; with
-    `unbiased` it has none, and updates the mean alone.
+    The running statistics are plain arrays in float32 at least, in `unit` and its square, updated once a call: a whole
+    sequence is pooled over its steps, and a loop makes an update a step. A channel with nothing valid is not updated.
+    One valid element has the variance 0; with `unbiased` it updates the mean alone.
 
     See Also
     --------
     braindnorm.functional.batch_norm, braindnorm.functional.update_running : the same as pure functions.
-    braindnorm.phase : the phase, for what jax compiles.
 
     References
     ----------
-    .. [1] Ioffe, S. and Szegedy, C. (2015). Batch normalization: accelerating deep network training by reducing
-       internal covariate shift. ICML 32. arXiv:1502.03167.
+    .. [1] Ioffe, S. and Szegedy, C. (2015). Batch normalization. ICML 32. arXiv:1502.03167.
 
     Examples
     --------
@@ -249,5 +246,5 @@ class BatchNorm(AffineModule):
 
     @property
     def _channels(self) -> tuple[int, ...]:
-        """The feature axes, counted from the right, as they stand in an input."""
+        """The feature axes, counted from the right."""
         return tuple(axis - len(self.in_size) for axis in self.feature_axes)

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, SupportsIndex
 import brainstate
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import units
 from .._numerics.axes import Axes, as_size, canonical_axes
 from .._numerics.memory import Memory
-from .._numerics.moments import Reduction
 from ..errors import AxisError, OptionError, UnitError, named
 from ..functional import Statistics
 from ..functional._enter import enter
@@ -26,6 +24,7 @@ from ._affine import affine_arguments, check_features
 from ._decay import check_decay, rate_of
 from ._module import NormModule
 from ._norm import norm_options
+from ._sequence import move_axis, of_sequence, steps_of
 from ._time_arguments import Wrapped, batch_shape, check_time_axis, check_wrapped, each_step
 from ._wiring import check_name, label
 
@@ -192,9 +191,9 @@ class OverTime(NormModule):
         began = self._began(reset, xs)
         valid, began = (v if v is None else jnp.moveaxis(v, axis, 0) for v in (valid, began))
         began = each_step(began, shape[axis])
-        with brainstate.environ.context(i=_steps(shape[axis])):
-            y = self._call(_move(xs, axis, 0), valid, began, sequence=True)
-        return _move(y, 0, axis)
+        with brainstate.environ.context(i=steps_of(shape[axis])):
+            y = self._call(move_axis(xs, axis, 0), valid, began, sequence=True)
+        return move_axis(y, 0, axis)
 
     def _call(
         self, x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
@@ -211,7 +210,7 @@ class OverTime(NormModule):
         parameters = {"scale": None, "bias": None, **affine_arguments(norm, norm.affine_param, x)}
         options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
         entry = enter(x, parameters, options)
-        reduction = _of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
+        reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
         spec = standardization(entry, reduction, options, centred=norm.centred)
         y, last = clock.standardize(entry, spec)
         self._state().value = last.arrays()
@@ -243,20 +242,3 @@ class OverTime(NormModule):
 
     if TYPE_CHECKING:  # brainstate's own takes anything
         __call__ = update
-
-
-def _of_sequence(reduction: Reduction) -> Reduction:
-    """Return the reduction of a step as that of a sequence, whose leading axis is time."""
-    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
-    return reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
-
-
-def _steps(num_steps: int) -> jax.Array | np.ndarray:
-    """Return the steps of a sequence: those of the environment, if it names several, or else from 0."""
-    steps = brainstate.environ.get("i", None)
-    return steps if np.ndim(steps) else np.arange(num_steps)
-
-
-def _move(x: QuantityLike, source: int, target: int) -> Result:
-    mantissa, unit = units.strip(x, None)
-    return units.restore(jnp.moveaxis(jnp.asarray(mantissa), source, target), unit)

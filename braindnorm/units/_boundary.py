@@ -1,7 +1,6 @@
-"""Split a unit off, attach one, read an epsilon: the three crossings of the boundary."""
+"""Split a unit off, and attach one: the two crossings of the boundary."""
 
 import functools
-import math
 import re
 from collections.abc import Mapping
 from typing import TypeGuard, TypeVar
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import DtypeError, OptionError, UnitError
+from ..errors import DtypeError, UnitError
 from ._numbers import floating, is_masked, numbers
 from ._types import Events, Mantissa, QuantityLike, Shape, Unit
 
@@ -64,10 +63,10 @@ def shape_of(x: QuantityLike) -> Shape:
     DtypeError
         If it is not an array of numbers.
     """
-    return tuple(jnp.shape(_split(unwrap(x), "the input")[0]))
+    return tuple(jnp.shape(split(unwrap(x), "the input")[0]))
 
 
-def _split(value: QuantityLike, what: str) -> tuple[Mantissa, Unit]:
+def split(value: QuantityLike, what: str) -> tuple[Mantissa, Unit]:
     """Return mantissa and unit of what should be numbers."""
     inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
     if isinstance(inside, jax.Array | float) and not _is_key(inside):  # nearly every call, in a tenth of the time
@@ -109,13 +108,13 @@ def strip(x: QuantityLike, unit: Unit | None, *, what: str = "the input") -> tup
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = _split(unwrap(x), what)
+    mantissa, arrived = split(unwrap(x), what)
     if unit is None:
         return mantissa, arrived
     if is_unitless(arrived) and not is_unitless(unit):
         raise UnitError(
             f"the norm is declared with unit={unit}, but got a plain array without a unit. Attach it"
-            f" (x * {_spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
+            f" (x * {spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
             " the norm sees it; write norm(x)."
         )
     if not arrived.has_same_dim(unit):
@@ -126,7 +125,7 @@ def strip(x: QuantityLike, unit: Unit | None, *, what: str = "the input") -> tup
     return (mantissa if arrived == unit else convert(_at_least_float32(mantissa), arrived, unit)), unit
 
 
-def _spell(unit: Unit) -> str:
+def spell(unit: Unit) -> str:
     """Return a unit as a program writes it, ``(brainunit.mV / brainunit.ms)``."""
     if unit.dim.is_dimensionless and not is_unitless(unit) and unit == u.Unit(scale=unit.scale):
         return f"brainunit.Unit(scale={unit.scale})"  # mV/V, which shows itself as 10.0^-3: to a program, a number
@@ -164,74 +163,6 @@ def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:
     return y if is_unitless(unit) else u.Quantity(y, unit=unit)
 
 
-def variance_of(epsilon: QuantityLike, unit: Unit) -> Mantissa:
-    r"""Read an epsilon as a variance that counts in `unit` squared.
-
-    Parameters
-    ----------
-    epsilon : float or Quantity
-        A plain number counts in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
-        dimension of `unit` is a standard deviation :math:`\sigma`, and is squared. Without a dimension (mV/V) the two
-        are told apart by their unit, which must be `unit` squared or `unit` itself.
-    unit : Unit
-        The reference unit.
-
-    Raises
-    ------
-    UnitError
-        If the dimension is another one, or there is none and the unit does not tell which of the two is meant.
-    OptionError
-        If epsilon is negative, not finite or no scalar.
-    """
-    mantissa, epsilon_unit = _split(epsilon, "epsilon")
-    if is_unitless(epsilon_unit):
-        value = mantissa
-    elif epsilon_unit.has_same_dim(unit) and epsilon_unit.has_same_dim(unit**2):
-        value = _without_dimension(mantissa, epsilon_unit, unit)
-    elif epsilon_unit.has_same_dim(unit):
-        value = convert(mantissa, epsilon_unit, unit) ** 2
-    elif epsilon_unit.has_same_dim(unit**2):
-        value = convert(mantissa, epsilon_unit, unit**2)
-    else:
-        raise UnitError(
-            f"epsilon is in {epsilon_unit}, but the input is in {unit}. Give a plain number (it is in"
-            f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
-        )
-    return _non_negative(mantissa, value)
-
-
-def _without_dimension(mantissa: Mantissa, epsilon_unit: Unit, unit: Unit) -> Mantissa:
-    """Return the variance where a variance and a standard deviation have the same dimension: none."""
-    if epsilon_unit == unit**2:
-        return mantissa
-    if epsilon_unit == unit:
-        return mantissa**2
-    mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
-    raise UnitError(
-        f"epsilon is in {_spell(epsilon_unit)}, and the input {mine}. Neither has a dimension, so epsilon"
-        " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
-        " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
-    )
-
-
-def check_epsilon(epsilon: QuantityLike, unit: Unit | None) -> None:
-    """Raise if `epsilon` is wrong whatever comes: a quantity needs a unit to be compared with."""
-    if unit is not None or _split(epsilon, "epsilon")[1].is_unitless:
-        variance_of(epsilon, UNITLESS if unit is None else unit)
-
-
-def _non_negative(epsilon: Mantissa, value: Mantissa) -> Mantissa:
-    if isinstance(epsilon, jax.core.Tracer):
-        return value
-    if isinstance(epsilon, float) and math.isfinite(epsilon) and epsilon >= 0:
-        return value
-    number = np.asarray(epsilon)
-    real = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
-    if number.ndim or not real or not np.isfinite(number) or number < 0:
-        raise OptionError(f"epsilon must be one finite number, zero or larger; got {epsilon!r}.")
-    return value
-
-
 def strip_parameters(
     parameters: Mapping[str, QuantityLike | None], out_unit: Unit | None
 ) -> tuple[dict[str, Mantissa | None], Unit | None]:
@@ -254,7 +185,7 @@ def strip_parameters(
         if value is None:
             plain[key] = None
             continue
-        mantissa, parameter_unit = _split(value, key)
+        mantissa, parameter_unit = split(value, key)
         if not is_unitless(parameter_unit):
             if out_unit is None:
                 out_unit, source = parameter_unit, key
