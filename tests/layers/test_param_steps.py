@@ -116,5 +116,5 @@ def test_a_param_type_of_its_own_is_refused() -> None:
         def execute(self, x: jax.Array) -> jax.Array:
             return 2 * super().execute(x)
 
-    with pytest.raises(OptionError, match="which Doubled.execute does not handle"):
+    with pytest.raises(OptionError, match=r"which Doubled\.execute does not handle"):
         LayerNorm(4, param_steps=T, param_type=Doubled)
