@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import AxisError, OptionError
 from ..units import Mantissa, Shape
-from .shapes import Shaped
 
 # one axis or several, of any integer type
 Axes = SupportsIndex | Sequence[SupportsIndex]
@@ -140,7 +139,7 @@ def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: Su
     return (part, channels // part) if option == "num_groups" else (channels // part, part)
 
 
-def sum_groups(v: Shaped[jax.Array, "*s"], channel_axis: int, num_groups: int) -> Shaped[jax.Array, "*s"]:
+def sum_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
     """Sum `v` over the channels of each group, and give the sum to every channel of the group."""
     whole = _gather_split_groups(v, channel_axis, num_groups)
     before, channels, after = v.shape[:channel_axis], v.shape[channel_axis], v.shape[channel_axis + 1 :]

@@ -9,14 +9,11 @@ import numpy as np
 from brainstate.transform import in_new_state_probe
 
 from ..errors import AxisNameError, OptionError
-from .shapes import Shaped
 
 AxisName = Hashable | tuple[Hashable, ...]
 
 
-def sum_devices(
-    v: Shaped[jax.Array, "*s"], axis_name: AxisName, groups: Sequence[Sequence[int]] | None
-) -> Shaped[jax.Array, "*s"]:
+def sum_devices(v: jax.Array, axis_name: AxisName, groups: Sequence[Sequence[int]] | None) -> jax.Array:
     """Sum `v` over a mapped axis, in one all-reduce.
 
     Parameters
@@ -50,7 +47,7 @@ def sum_devices(
         ) from error
 
 
-def varying(v: Shaped[jax.Array, "*s"], axis_name: AxisName) -> Shaped[jax.Array, "*s"]:
+def varying(v: jax.Array, axis_name: AxisName) -> jax.Array:
     """Return `v` as a value that every device has for itself, along each of the axes.
 
     Under ``shard_map(check_vma=True)`` the backward pass sums over the devices at the place where what they share

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 
 from ..units import Dtype, Mantissa, Shape
 from .moments import at_least_one, rstd
-from .shapes import Shaped
 from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
 # how fast the past fades: a number, or one that is traced
@@ -97,9 +96,7 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardize_by_memory(
-    deviation: Shaped[jax.Array, "*x"], steps: Steps, memory: Memory, epsilon: Mantissa
-) -> Shaped[jax.Array, "*x"]:
+def standardize_by_memory(deviation: jax.Array, steps: Steps, memory: Memory, epsilon: Mantissa) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
     z = (deviation + minus(steps.mean, memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count.value == 0, 0, z)

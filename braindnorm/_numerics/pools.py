@@ -15,7 +15,6 @@ from ..errors import AxisError
 from ..units import Dtype, Shape
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
-from .shapes import Shaped
 
 
 class Response(NamedTuple):
@@ -38,12 +37,12 @@ class Pool(NamedTuple):
 def respond(
     reduction: Reduction,
     response: Response,
-    x: Shaped[jax.Array, "*x"],
-    sigma: Shaped[jax.Array, "*#x"],
-    gamma: Shaped[jax.Array, "*#x"],
-    valid: Shaped[jax.Array, "*#x"] | None,
-    weights: Shaped[jax.Array, "n n"] | None,
-) -> Shaped[jax.Array, "*x"]:
+    x: jax.Array,
+    sigma: jax.Array,
+    gamma: jax.Array,
+    valid: jax.Array | None,
+    weights: jax.Array | None,
+) -> jax.Array:
     """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself."""
     n = response.exponent
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
@@ -202,7 +201,7 @@ def _two_to(power: jax.Array, exponent: float = 1.0) -> jax.Array:
     return _power(jnp.power(two, power), exponent)
 
 
-def _power(magnitude: Shaped[jax.Array, "*s"], exponent: float) -> Shaped[jax.Array, "*s"]:
+def _power(magnitude: jax.Array, exponent: float) -> jax.Array:
     """Return a magnitude to the power of n, with a finite derivative at 0."""
     if exponent == int(exponent):
         return jax.lax.integer_pow(magnitude, int(exponent))

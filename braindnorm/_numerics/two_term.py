@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from ..units import Dtype
-from .shapes import Shaped
 
 
 class TwoTerm(NamedTuple):
@@ -48,7 +47,7 @@ def choose(where: jax.Array, a: TwoTerm, b: TwoTerm) -> TwoTerm:
     return TwoTerm(jnp.where(where, a.value, b.value), jnp.where(where, a.rest, b.rest))
 
 
-def product(a: Shaped[jax.Array, "*#s"], b: Shaped[jax.Array, "*#s"]) -> Shaped[jax.Array, "*s"]:
+def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the product of two floats, rounded to one digit less than they have: nothing merges it with a sum."""
     exact = a * b
     digits = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]

@@ -115,7 +115,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
         warnings.warn(
             f"replace_norms found no LayerNorm, RMSNorm or GroupNorm of brainstate.nn in this {type(model).__name__}"
             f"{told}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return report
 
