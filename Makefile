@@ -30,7 +30,7 @@ setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the who
 demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings (2 minutes)
 	.venv/bin/python examples/patch_clamp.py $(ARGS)
 
-demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (6 minutes)
+demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (8 minutes)
 	.venv/bin/python examples/receptor.py $(ARGS)
 
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
