@@ -120,7 +120,6 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
         centred=how.centred,
         compensated=not how.fast_variance,
         dtype=dtype,
-        backend=jax.default_backend(),
     )
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
