@@ -107,6 +107,11 @@ def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str) -> jax.A
     return array.reshape(right) if spare else array
 
 
+def leading_ones(v: Any, ndim: int) -> Any:
+    """Return an array (or None) with axes of length 1 before its own, as broadcasting would give them to it."""
+    return v if v is None or v.ndim >= ndim else v.reshape((1,) * (ndim - v.ndim) + v.shape)
+
+
 def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, int]:
     """Resolve the number of groups and the channels in each.
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .axes import is_trailing, sum_groups
+from .axes import is_trailing, leading_ones, sum_groups
 from .barriers import fence
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
@@ -48,6 +48,7 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
     d = _deviation(x.astype(plan.dtype), centre, valid)
+    scale, bias = (leading_ones(parameter, x.ndim) for parameter in (scale, bias))
     y = _times(d * r, scale) if plan.tiles else d * _times(r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
@@ -119,7 +120,7 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
         offset = _spread(plan, ones, dbias, x.shape, ones=ones, dots=valid is None)
         shift = offset if shift is None else shift + offset
     r, scale = fence((r, scale))
-    dy = _times(dx * r, scale) + z * slope
+    dy = _times(dx * r, leading_ones(scale, x.ndim)) + z * slope
     return zero_masked(dy if shift is None else dy + shift, valid)
 
 
@@ -137,6 +138,9 @@ def _times(stat: Any, scale: Any) -> Any:
 
 
 def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
+    if valid is not None:
+        # a mask that is a constant of the program would be counted while it is compiled, which takes seconds
+        valid = jax.lax.optimization_barrier(valid)
     count = local_count(x.shape, valid, plan.over, plan.dtype)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
