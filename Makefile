@@ -20,65 +20,68 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10 $
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
 
-help: ## this list
+help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the whole environment at once
+setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the whole environment at once (minutes, from the network)
 
-demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings
+demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings (2 minutes)
 	.venv/bin/python examples/patch_clamp.py $(ARGS)
 
-demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound
+demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (8 minutes)
 	.venv/bin/python examples/receptor.py $(ARGS)
 
-demo-multi: .venv/.stamp-examples
+demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
 	.venv/bin/python examples/multi_process.py $(ARGS)
 
-test: .venv/.stamp-test ## run the tests, warnings as errors (JOBS=2, ARGS='-k mask')
+test: .venv/.stamp-test kernels ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
 	.venv/bin/python $(PYTEST)
 
-test-oldest: .venv-oldest/.stamp ## run the tests with the lower bounds of pyproject.toml
+test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (10 minutes)
 	.venv-oldest/bin/python $(PYTEST)
 
-test-newest: ## run the tests with the newest Python that runs here and the newest releases (needs the network)
+test-newest: ## run the tests with the newest Python and releases (10 minutes, from the network)
 	@test -n "$(NEWEST_PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set NEWEST_PYTHON=/path/to/python"; exit 1; }
 	@echo "Making .venv-newest with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	.venv-newest/bin/python $(PYTEST)
 
-test-kernels: .venv/.stamp-test ## run the tests with the C++ kernels in use, for arrays of any size (needs g++ or clang++)
-	.venv/bin/python $(PYTEST) --kernels --ignore-glob='*/test_device_*' --ignore=tests/cpu_kernels \
+kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (half a minute)
+	@.venv/bin/python braindnorm/cpu_kernels/_build.py
+
+test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (10 minutes; needs g++ or clang++)
+	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
 
-test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters
+test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
 		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 
-fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (ARGS='--calls 500')
+fuzz: .venv/.stamp-test ## make 10 000 random calls, valid and not: right, or refused (minutes; ARGS='--calls 500')
 	.venv/bin/python -m tests.support.fuzz $(ARGS)
 
-coverage: .venv/.stamp-test ## run the tests and say which branches of braindnorm/ they take: 98% of them at least
+coverage: .venv/.stamp-test kernels ## run the tests and say which branches they take: 98% of them at least (15 minutes)
 	.venv/bin/python $(PYTEST) --cov --cov-report=term-missing:skip-covered
 
-package: .venv/.stamp-dev ## build sdist and wheel, and install and use the wheel in an environment of its own
-	.venv/bin/python -m tests.support.packaging
+package: .venv/.stamp-package ## build sdist and wheels, and install and use each (minutes; ARGS='--keep dist')
+	.venv/bin/python -m tests.support.packaging $(ARGS)
 
-docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, and warnings are errors
-	.venv/bin/python -m sphinx -b html -W --keep-going --quiet -d build/doctrees docs build/docs
+docs: .venv/.stamp-docs ## build the site, build/docs/index.html; its code is run, warnings are errors (minutes)
+	.venv/bin/python -m sphinx -b html -W --keep-going -d build/doctrees docs build/docs
 
-lint: .venv/.stamp-lint ## ruff, mypy and the import contracts
+lint: .venv/.stamp-lint ## ruff, mypy and the import contracts (half a minute)
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (five minutes; ARGS=--quick)
+bench: .venv/.stamp-bench ## time the norms beside brainstate, flax, equinox and torch (5 minutes; ARGS=--quick)
 	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and builds
-	rm -rf build dist docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf build dist braindnorm/cpu_kernels/lib docs/api .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find braindnorm tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environments as well

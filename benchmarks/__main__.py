@@ -38,7 +38,9 @@ def main() -> None:
 
     from . import cases, report
 
-    if options.kernels and not cpu_kernels.enable():
+    if not options.kernels:
+        cpu_kernels.disable()
+    elif not cpu_kernels.enable():
         sys.exit("The kernels cannot be used here.")
     parts = list(cases.ALL)
     if options.gpu:

@@ -57,13 +57,8 @@ def without_kernels(case: Case) -> tuple[Callable[..., Any], Any]:
     f, parameters = ours(case)
 
     def call(*arguments: Any, **options: Any) -> Any:
-        used = cpu_kernels.enabled()
-        cpu_kernels.disable()
-        try:
+        with cpu_kernels.disabled():
             return f(*arguments, **options)
-        finally:
-            if used:
-                cpu_kernels.enable()
 
     return call, parameters
 

@@ -63,7 +63,7 @@ def _over_time(sequence: bool) -> tuple[Callable[..., Any], Any]:
     def run(xs: Any) -> Any:
         norm = braindnorm.OverTime(braindnorm.LayerNorm(128), decay=0.9)
         norm.init_state(64)
-        return norm.sequence(xs) if sequence else brainstate.transform.for_loop(norm, xs)
+        return norm.update_sequence(xs) if sequence else brainstate.transform.for_loop(norm, xs)
 
     return run, jax.ShapeDtypeStruct((STEPS, 64, 128), jnp.float32)
 

@@ -1,4 +1,4 @@
-"""Layer, RMS and group normalization for brain-dynamics models: units, masks and devices included."""
+"""Layer, RMS, group and batch normalization for brain-dynamics models: units, masks and devices included."""
 
 __version__ = "0.1.0"
 
@@ -6,7 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import cpu_kernels, errors, functional, masks
-from .layers import DivisiveNorm, GroupNorm, LayerNorm, NormParam, OverTime, RMSNorm
+from .layers import (
+    BatchNorm,
+    BatchNorm0d,
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    DivisiveNorm,
+    GroupNorm,
+    LayerNorm,
+    NormParam,
+    OverTime,
+    RMSNorm,
+    phase,
+)
 from .masks import step_mask
 
 if TYPE_CHECKING:
@@ -14,6 +27,11 @@ if TYPE_CHECKING:
     from .interop import replace_norms
 
 __all__ = [
+    "BatchNorm",
+    "BatchNorm0d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "DivisiveNorm",
     "GroupNorm",
     "LayerNorm",
@@ -27,6 +45,7 @@ __all__ = [
     "interop",
     "masks",
     "monitor",
+    "phase",
     "replace_norms",
     "step_mask",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 from .errors import PackageError
 
 
-def package(name: str, *, call: str) -> Any:
+def package(name: str) -> Any:
     """Import an optional package.
 
     Raises
@@ -20,5 +20,5 @@ def package(name: str, *, call: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        raise PackageError(f"{call} needs the package {root}, which is not installed: pip install {root}") from error
+        raise PackageError(f"this needs the package {root}, which is not installed: pip install {root}") from error
     return import_module(name)

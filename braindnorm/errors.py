@@ -1,4 +1,4 @@
-"""What braindnorm raises when it cannot do what was asked.
+"""What braindnorm raises when it cannot do what was asked, and what it warns with.
 
 Every message says what was asked, what came, and what to do. Each class is also the builtin that a
 caller would catch without knowing this module.
@@ -14,8 +14,10 @@ __all__ = [
     "DtypeError",
     "MaskError",
     "NormError",
+    "NormWarning",
     "OptionError",
     "PackageError",
+    "PhaseError",
     "UnitError",
 ]
 
@@ -82,9 +84,17 @@ class AxisNameError(NormError, NameError):
     """A named (mapped) axis is not bound, or cannot be reduced here."""
 
 
+class PhaseError(NormError, RuntimeError):
+    """Nobody has said whether to train or to evaluate, or a compiled function would keep it for good."""
+
+
 class ConversionError(NormError, ValueError):
     """A norm has an option that the framework it should go to, or come to, lacks."""
 
 
 class PackageError(NormError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class NormWarning(UserWarning):
+    """A norm is used in a way that is nearly always a mistake."""

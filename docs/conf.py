@@ -26,6 +26,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx-mathjax-offline",  # equations without network
+    "sphinx_copybutton",
 ]
 templates_path = ["_templates"]
 root_doc = "index"
@@ -36,12 +37,18 @@ myst_heading_anchors = 4
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_merge_streams = True
+nb_output_stderr = "remove"
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
 # What the kernels inherit: eight devices on one processor, as in the tests.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.pop("MPLBACKEND", None)
+
+# The copy button takes what was typed, without prompts and outputs.
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 # API
 autosummary_generate = True
@@ -56,6 +63,7 @@ html_theme = "sphinx_book_theme"
 html_title = "braindnorm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["enlarge.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

@@ -1,9 +1,11 @@
 """Ask the LayerNorm of every package that is installed here the same questions, and print the table of README.md.
 
 Everything is in float32, with epsilon = 1e-6 and otherwise the defaults. A cell says what came out, or which error.
-Installed besides braindnorm: any of torch, flax, equinox, brainpy. Run it from anywhere: python examples/compare.py
+Installed besides braindnorm: any of torch, flax, equinox, brainpy. It takes seconds, and runs from anywhere:
+``python examples/compare.py``.
 """
 
+import argparse
 import importlib.util
 import warnings
 
@@ -110,8 +112,14 @@ def answer(question, package):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packages", nargs="*", help=f"any of {', '.join(PACKAGES)} (all that are installed)")
+    asked = parser.parse_args().packages or PACKAGES
+    unknown = [package for package in asked if package not in PACKAGES]
+    if unknown:
+        parser.error(f"unknown packages: {', '.join(unknown)}; known are {', '.join(PACKAGES)}")
     warnings.simplefilter("ignore")
-    found = [package for package in PACKAGES if importlib.util.find_spec(package.split(".")[0])]
+    found = [package for package in asked if importlib.util.find_spec(package.split(".")[0])]
     print("| |", " | ".join(found), "|")
     print("| --- |", " | ".join("---" for _ in found), "|")
     for label, question in QUESTIONS.items():

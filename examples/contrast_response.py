@@ -6,7 +6,8 @@ mask that it does not prefer. Both gratings enter the pool, so the response to c
     R(c, m) = Rmax c^n / (c50^n + c^n + m^n) = Rmax c^n / (c50(m)^n + c^n),    c50(m) = (c50^n + m^n)^(1/n) :
 
 the mask divides, and moves the curve to the right on an axis of log contrast (D. J. Heeger 1992, Vis. Neurosci. 9, 181;
-M. Carandini and D. J. Heeger 2012, Nat. Rev. Neurosci. 13, 51). Run it with ``python examples/contrast_response.py``.
+M. Carandini and D. J. Heeger 2012, Nat. Rev. Neurosci. 13, 51). It takes seconds:
+``python examples/contrast_response.py``.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import numpy as np
 
 from braindnorm import DivisiveNorm
 
-PATH = Path(__file__).parent / "figures" / "contrast_response.png"
+PATH = Path(__file__).parents[1] / "build" / "figures" / "contrast_response.png"
 RMAX, C50, EXPONENT = 50 * u.Hz, 15.0, 2.0  # the contrasts are in percent
 MASKS = (0.0, 12.5, 25.0, 50.0)
 CONTRASTS = np.geomspace(1, 100, 100)
@@ -69,7 +70,7 @@ def half_contrast(mask: float) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figure", type=Path, default=PATH, help="where the figure goes")
+    parser.add_argument("--figure", type=Path, default=PATH, help="where the figure goes (%(default)s)")
     path = parser.parse_args().figure
     draw(path)
     print(f"The figure is in {path}.")

@@ -1,8 +1,8 @@
 """Train one network on several processes, and see that it learns what it learns on one.
 
 Every process has a part of the devices, and every device a part of the neurons. The norm's statistics run over all
-neurons, so over all processes. ``make demo-multi`` runs it; ``--lose 1`` ends process 1 half way, to show what happens.
-On a cluster each host runs the part below ``worker`` alone, with `jax.distributed.initialize()`.
+neurons, so over all processes. ``make demo-multi`` runs it, in about a minute; ``--lose 1`` ends process 1 half way, to
+show what happens. On a cluster each host runs the part below ``worker`` alone, with `jax.distributed.initialize()`.
 """
 
 import argparse
@@ -43,10 +43,10 @@ def main() -> None:
 
 def read_options() -> argparse.Namespace:
     """Read the command line; what a worker is told comes after `--process`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--devices", type=int, default=2, help="of each process")
-    parser.add_argument("--updates", type=int, default=40)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2, help="how many (%(default)s)")
+    parser.add_argument("--devices", type=int, default=2, help="of each process (%(default)s)")
+    parser.add_argument("--updates", type=int, default=40, help="of the weights (%(default)s)")
     parser.add_argument("--lose", type=int, metavar="PROCESS", help="end this process half way")
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--address", help=argparse.SUPPRESS)

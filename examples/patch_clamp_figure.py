@@ -9,7 +9,7 @@ import patch_clamp_data as data
 
 from braindnorm import LayerNorm
 
-PATH = Path(__file__).parent / "figures" / "patch_clamp.png"
+PATH = Path(__file__).parents[1] / "build" / "figures" / "patch_clamp.png"
 SWEEP = 7  # the one that is shown raw
 LAYOUT = [["voltage", "voltage", "curves"], ["current", "current", "curves"], ["padded", "mask", "no mask"]]
 # The curves of braindnorm without the mask and of brainstate.nn may lie on each other, so one is dashed.
@@ -21,18 +21,19 @@ LINES = {
 }
 
 
-def draw(sweeps: data.Sweeps, segments: data.Segments, updates: np.ndarray, curves: dict, baseline: float) -> Path:
-    """Draw the figure and write it as PNG; `curves` holds the accuracy (updates, seeds) of every arm."""
+def draw(
+    sweeps: data.Sweeps, segments: data.Segments, updates: np.ndarray, curves: dict, baseline: float, path: Path
+) -> None:
+    """Draw the figure and write it to a path; `curves` holds the accuracy (updates, seeds) of every arm."""
     style = {"font.size": 12, "axes.titlesize": 12, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
         canvas, axes = plt.subplot_mosaic(LAYOUT, figsize=(15, 9), layout="constrained", height_ratios=[1.5, 0.7, 2.4])
         draw_sweep(axes["voltage"], axes["current"], sweeps)
         draw_curves(axes["curves"], updates, curves, baseline)
         draw_segments(axes, segments)
-        PATH.parent.mkdir(exist_ok=True)
-        canvas.savefig(PATH, dpi=110)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        canvas.savefig(path, dpi=110)
         plt.close(canvas)
-    return PATH
 
 
 def draw_sweep(above, below, sweeps: data.Sweeps) -> None:

@@ -1,137 +1,102 @@
 """Predict the spikes of a grasshopper's auditory receptor from the sound, with a recurrent spiking network.
 
-The network is trained on one recording by truncated backpropagation through time and tested on the other, whose sound
-fluctuates four times as fast: with braindnorm (divisive gain control in Pa, currents normalized in nA), without norms,
-and with brainstate.nn after the units are stripped. Run it with ``make demo-receptor``.
+It learns from the first 7.5 s of one recording. The last 2.5 s of that recording, the validation part, choose the
+number of neurons and of epochs, for each arm separately. The chosen networks are trained from new seeds and tested on
+the other recording, whose sound fluctuates four times as fast. The arms: braindnorm (divisive gain control in Pa,
+currents normalized in nA), no norm, and brainstate.nn with the units stripped by hand. ``make demo-receptor`` runs it,
+in about eight minutes on 2 cores.
 """
 
 import argparse
 from pathlib import Path
 
-import brainstate
-import brainunit as u
 import numpy as np
-import optax
 import receptor_data as data
 import receptor_figure as figure
-from receptor_network import ARMS, Receptor
+from receptor_network import ARMS
+from receptor_training import EPOCHS, EVERY, Run, Trainer
 from tqdm import tqdm
 
-SEEDS = 3
-TRAIN = 0  # which recording is trained on; the other one is scored alone, and never enters training
-EPOCHS, BATCH = 160, 16
-WINDOW, WINDOWS = 100, 8  # steps of one window of truncated backpropagation, windows of one epoch
-CHECKS = 8  # how often the scores are taken on the way
-LEARNING_RATE = 5e-3
-HEADER = """\
-| mean +- s.d. of the seeds | trained on, bits/spike | correlation     | tested on, bits/spike | correlation     |
-| ------------------------- | ---------------------- | --------------- | --------------------- | --------------- |"""
+SIZES = (8, 16, 32, 64, 128)  # neurons
+CHOOSING, TESTING = 3, 5  # seeds
+TRAINING_PART, VALIDATION_PART, TEST_PART = range(len(data.PARTS))
+BITS, CORRELATION = range(2)
 
 
-class Trainer:
-    """One network, compiled once and trained anew from each seed."""
-
-    def __init__(self, arm: str, recordings: list[data.Recording]):
-        self.arm, self.recordings = arm, recordings
-        self.network = Receptor(ARMS[arm])
-        brainstate.nn.init_all_states(self.network, batch_size=BATCH)
-        self.parameters = self.network.states(brainstate.ParamState)
-        decay = optax.cosine_decay_schedule(LEARNING_RATE, EPOCHS * (WINDOWS - 1))
-        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(decay))
-        self.moments = brainstate.ShortTermState(self.optimizer.init(self.parameters.to_dict_values()))
-        self.learn = brainstate.transform.jit(self._learn)
-        self.listen = brainstate.transform.jit(self._listen)
-        share = BATCH // len(recordings)
-        self.sound = u.math.concatenate([data.pieces(r, share, WINDOW) for r in recordings], axis=1)
-
-    def train(self, seed: int, bar: tqdm) -> tuple[np.ndarray, list]:
-        """Train from one seed; return bits per spike at each check, (checks, recordings), and the last rates."""
-        self._start(seed)
-        rng = np.random.default_rng(seed)
-        curve = []
-        for epoch in range(EPOCHS):
-            self._epoch(rng)
-            bar.update()
-            if (epoch + 1) % (EPOCHS // CHECKS) == 0:
-                rates = self.predict()
-                scores = zip(rates, self.recordings, strict=True)
-                curve.append([data.bits_per_spike(rate, recording.spikes) for rate, recording in scores])
-        return np.array(curve), rates
-
-    def predict(self) -> list[u.Quantity]:
-        """Return the predicted rate of each recording, (T,)."""
-        brainstate.nn.reset_all_states(self.network, batch_size=BATCH)
-        rates = self.listen(self.sound)[WINDOW:]
-        return [rate.T.flatten() for rate in u.math.split(rates, len(self.recordings), axis=1)]
-
-    def _start(self, seed: int) -> None:
-        """Take the first parameters of a network with this seed."""
-        with brainstate.random.seed_context(seed):
-            other = Receptor(ARMS[self.arm]).states(brainstate.ParamState)
-        for path, state in other.items():
-            self.parameters[path].value = state.value
-        self.moments.value = self.optimizer.init(self.parameters.to_dict_values())
-
-    def _epoch(self, rng: np.random.Generator) -> None:
-        """Learn from a batch of excerpts, window by window; the first window only fills the states."""
-        recording = self.recordings[TRAIN]
-        starts = rng.integers(0, len(recording.spikes) - WINDOW * WINDOWS, BATCH)
-        brainstate.nn.reset_all_states(self.network, batch_size=BATCH)
-        for window in range(WINDOWS):
-            steps = starts + WINDOW * window + np.arange(WINDOW)[:, None]
-            if window:
-                self.learn(recording.sound[steps], recording.spikes[steps])
-            else:
-                self.listen(recording.sound[steps])
-
-    def _listen(self, sound: u.Quantity) -> u.Quantity:
-        with brainstate.environ.context(dt=data.STEP):
-            return brainstate.transform.for_loop(self.network, sound)
-
-    def _learn(self, sound: u.Quantity, spikes: np.ndarray) -> None:
-        """Take one step; the gradient stops where the window begins."""
-
-        def loss():
-            return -data.log_likelihood(self._listen(sound), spikes)
-
-        gradients = brainstate.transform.grad(loss, self.parameters)()
-        values = self.parameters.to_dict_values()
-        steps, self.moments.value = self.optimizer.update(dict(gradients), self.moments.value, values)
-        self.parameters.assign_dict_values(optax.apply_updates(values, steps))
+def choose(validation: np.ndarray) -> tuple[int, int]:
+    """Return which size and which look to take: those with the best mean over the seeds, of (sizes, seeds, looks)."""
+    size, look = np.unravel_index(validation.mean(axis=1).argmax(), validation[:, 0].shape)
+    return int(size), int(look)
 
 
-def row(arm: str, curves: np.ndarray, rates: list, recordings: list[data.Recording]) -> str:
-    """Return a line of the table: the mean over the seeds and their standard deviation."""
-    cells = []
-    for number, recording in enumerate(recordings):
-        bits = curves[:, -1, number]
-        correlations = [data.correlation(rate[number], recording.spikes) for rate in rates]
-        for values, width in ((bits, 22 - number), (correlations, 15)):
-            cells.append(f"{np.mean(values):.3f} +- {np.std(values):.3f}".ljust(width))
-    return f"| {arm:<25} | " + " | ".join(cells) + " |"
+def compare(arm: str, options: argparse.Namespace, recordings: list[data.Recording], bar: tqdm) -> tuple:
+    """Train every size of an arm, choose, and train the chosen one from new seeds: validation, choice and runs."""
+    choosing, testing = options.choosing, options.testing
+    trainers = [Trainer(arm, neurons, recordings) for neurons in options.sizes]
+    tried = np.array([[_train(trainer, seed, bar).scores for seed in range(choosing)] for trainer in trainers])
+    validation = tried[..., VALIDATION_PART, BITS]
+    size, look = choose(validation)
+    runs = [_train(trainers[size], seed, bar) for seed in range(choosing, choosing + testing)]
+    return validation, (options.sizes[size], look), runs
+
+
+def _train(trainer: Trainer, seed: int, bar: tqdm) -> Run:
+    bar.set_description(f"{trainer.arm}, {trainer.neurons} neurons, seed {seed}")
+    return trainer.train(seed, bar)
+
+
+def choice_rows(arm: str, validation: np.ndarray) -> str:
+    """Return a line of the first table: for each size the best bits per spike of the mean over the seeds, and when."""
+    curves = validation.mean(axis=1)
+    cells = [f"{curve.max():.3f} ({(curve.argmax() + 1) * EVERY})".ljust(12) for curve in curves]
+    return f"| {arm:<23} | " + " | ".join(cells) + " |"
+
+
+def result_row(arm: str, choice: tuple[int, int], runs: list[Run]) -> str:
+    """Return a line of the second table: what was chosen, and the mean and standard deviation over the seeds."""
+    neurons, look = choice
+    found = np.array([run.scores[look] for run in runs])
+    columns = [found[:, part, BITS] for part in (TRAINING_PART, VALIDATION_PART, TEST_PART)]
+    cells = [f"{np.mean(c):.3f} ± {np.std(c):.3f}" for c in (*columns, found[:, TEST_PART, CORRELATION])]
+    chosen = f"{neurons}, {(look + 1) * EVERY}"
+    return f"| {arm:<23} | {chosen:<15} | " + " | ".join(cells) + " |"
+
+
+def header(columns: list[str]) -> str:
+    """Return the head of a table."""
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path, default=figure.PATH, help="where the figure goes (%(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="neurons to choose from %(default)s")
+    parser.add_argument("--choosing", type=int, default=CHOOSING, help="seeds of the choice (%(default)s)")
+    parser.add_argument("--testing", type=int, default=TESTING, help="other seeds, of the test (%(default)s)")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Train every arm from every seed, print the table, draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--figure", type=Path, default=figure.PATH, help="where the figure goes")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    arguments = parser.parse_args()
+    """Choose and test every arm, print the tables, draw the figure."""
+    options = read_options()
+    print("With all sizes and seeds this takes about eight minutes on 2 cores.", flush=True)
     recordings = [data.load(1), data.load(2)]
-    curves, rates, rows = {}, {}, []
-    with tqdm(total=len(ARMS) * arguments.seeds * EPOCHS, unit="epoch") as bar:
+    choices, results, drawn = [], [], {}
+    trainings = len(ARMS) * (len(options.sizes) * options.choosing + options.testing)
+    with tqdm(total=trainings * EPOCHS, unit="epoch") as bar:
         for arm in ARMS:
-            trainer = Trainer(arm, recordings)
-            runs = []
-            for seed in range(arguments.seeds):
-                bar.set_description(f"{arm}, seed {seed}")
-                runs.append(trainer.train(seed, bar))
-            curves[arm] = np.array([curve for curve, _ in runs])
-            rates[arm] = runs[0][1]
-            rows.append(row(arm, curves[arm], [found for _, found in runs], recordings))
-    print(HEADER, *rows, sep="\n")
-    figure.draw(recordings[1], {arm: found[1] for arm, found in rates.items()}, curves, EPOCHS, arguments.figure)
-    print(f"The figure is in {arguments.figure}.")
+            validation, choice, runs = compare(arm, options, recordings, bar)
+            choices.append(choice_rows(arm, validation))
+            results.append(result_row(arm, choice, runs))
+            drawn[arm] = (choice[1], runs)
+    print("Bits per spike on the validation part at the best number of epochs (in brackets), mean over seeds:\n")
+    print(header(["neurons", *map(str, options.sizes)]), *choices, sep="\n")
+    print(f"\nChosen so, and trained from {options.testing} other seeds; mean ± standard deviation over them:\n")
+    parts = [f"{part}, bits/spike" for part in data.PARTS]
+    print(header(["", "neurons, epochs", *parts, "test, correlation"]), *results, sep="\n")
+    figure.draw(recordings[1], drawn, EVERY, options.figure)
+    print(f"\nThe figure is in {options.figure}.")
 
 
 if __name__ == "__main__":

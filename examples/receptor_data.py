@@ -15,7 +15,15 @@ import numpy as np
 STEP = 0.5 * u.ms
 DURATION = 10_000 * u.ms
 CHANNELS, FIRST, LAST = 12, 1 * u.ms, 15 * u.ms  # how many smooth windows on the past sound, and their centres
+TRAINING = 7_500 * u.ms  # of the first recording; the rest of it, the validation part, says which network is taken
 SMOOTH = 5 * u.ms  # the standard deviation of the Gaussian that makes a rate of spikes
+
+
+PARTS = {  # which recording, and which of its steps
+    "training": (0, slice(0, round(TRAINING / STEP))),
+    "validation": (0, slice(round(TRAINING / STEP), None)),
+    "test": (1, slice(None)),
+}
 
 
 class Recording(NamedTuple):
@@ -82,3 +90,9 @@ def smooth(signal: np.ndarray) -> np.ndarray:
 def correlation(rate: u.Quantity, spikes: np.ndarray) -> float:
     """Return the correlation of the predicted with the recorded rate, both smoothed."""
     return float(np.corrcoef(smooth(np.asarray(rate.to_decimal(u.Hz))), smooth(spikes))[0, 1])
+
+
+def scores(rates: list[u.Quantity], recordings: list[Recording]) -> np.ndarray:
+    """Return bits per spike and correlation of the rates predicted for both recordings, on each part: (PARTS, 2)."""
+    cut = [(rates[number][steps], recordings[number].spikes[steps]) for number, steps in PARTS.values()]
+    return np.array([[bits_per_spike(*pair), correlation(*pair)] for pair in cut])

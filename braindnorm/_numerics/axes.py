@@ -4,7 +4,7 @@ import math
 import operator
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ..errors import AxisError, OptionError
+from ..units import Mantissa, Shape
 
-Axes = int | Sequence[int]
+# one axis or several, of any integer type
+Axes = SupportsIndex | Sequence[SupportsIndex]
 
 
 class _Default(int):
@@ -23,16 +25,16 @@ class _Default(int):
 DEFAULT_GROUPS = _Default(32)
 
 
-def as_axes(axes: Any, *, option: str) -> tuple[int, ...]:
+def as_axes(axes: Axes, *, option: str) -> Shape:
     """Read one axis or several as a tuple of integers, any integer type taken."""
     several = axes if _is_several(axes) else (axes,)
     try:
-        return tuple(_as_int(axis) for axis in several)
+        return tuple(as_int(axis) for axis in several)
     except TypeError:
         raise AxisError(f"{option} must be an integer or a sequence of integers; got {axes!r}.") from None
 
 
-def canonical_axes(axes: Any, ndim: int, *, option: str) -> tuple[int, ...]:
+def canonical_axes(axes: Axes, ndim: int, *, option: str) -> Shape:
     """Count axes from the left of an array of `ndim` axes, sorted.
 
     Raises
@@ -40,11 +42,11 @@ def canonical_axes(axes: Any, ndim: int, *, option: str) -> tuple[int, ...]:
     AxisError
         If an axis is out of range or named twice.
     """
-    given = as_axes(axes, option=option)
-    outside = [axis for axis in given if not -ndim <= axis < ndim]
+    several = as_axes(axes, option=option)
+    outside = [axis for axis in several if not -ndim <= axis < ndim]
     if outside:
         raise AxisError(f"{option}={axes!r} has no axis {outside[0]} in an array of {ndim} axes.")
-    counted = sorted(axis % ndim for axis in given)
+    counted = sorted(axis % ndim for axis in several)
     if len(set(counted)) != len(counted):
         raise AxisError(f"{option}={axes!r} names an axis of an array of {ndim} axes twice.")
     return tuple(counted)
@@ -55,7 +57,7 @@ def is_trailing(axes: Sequence[int], ndim: int) -> bool:
     return bool(axes) and tuple(axes) == tuple(range(ndim - len(axes), ndim))
 
 
-def as_size(size: Any) -> tuple[int, ...]:
+def as_size(size: Axes) -> Shape:
     """Read `in_size`: a positive integer, or several.
 
     Raises
@@ -65,7 +67,7 @@ def as_size(size: Any) -> tuple[int, ...]:
     """
     several = size if _is_several(size) else (size,)
     try:
-        sizes = tuple(_as_int(n) for n in several)
+        sizes = tuple(as_int(n) for n in several)
     except TypeError:
         sizes = ()
     if not sizes or min(sizes) < 1 or max(sizes) > sys.maxsize:
@@ -73,7 +75,7 @@ def as_size(size: Any) -> tuple[int, ...]:
     return sizes
 
 
-def feature_shape(in_size: Sequence[int], feature_axes: Sequence[int]) -> tuple[int, ...]:
+def feature_shape(in_size: Sequence[int], feature_axes: Sequence[int]) -> Shape:
     """Return the shape of scale and bias: `in_size` on the feature axes, 1 elsewhere."""
     return tuple(n if axis in feature_axes else 1 for axis, n in enumerate(in_size))
 
@@ -85,7 +87,7 @@ def single_axis(axes: Sequence[int]) -> int:
     return axes[0]
 
 
-def fit_parameter(parameter: Any, shape: Sequence[int], *, option: str) -> jax.Array:
+def fit_parameter(parameter: Mantissa, shape: Sequence[int], *, option: str) -> jax.Array:
     """Return a scale or bias that broadcasts to an input of this shape, without leading axes of length 1 to spare.
 
     Raises
@@ -112,7 +114,7 @@ def leading_ones(v: Any, ndim: int) -> Any:
     return v if v is None or v.ndim >= ndim else v.reshape((1,) * (ndim - v.ndim) + v.shape)
 
 
-def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, int]:
+def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: SupportsIndex | None) -> tuple[int, int]:
     """Resolve the number of groups and the channels in each.
 
     Raises
@@ -123,7 +125,7 @@ def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, 
         If there are no channels.
     """
     if channels < 1:
-        raise AxisError("the channel axis has length 0, and there is no group of no channels.")
+        raise AxisError("the channel axis has length 0, and a group needs at least one channel.")
     if group_size is not None and num_groups is DEFAULT_GROUPS:  # which a group_size alone overrides
         num_groups = None
     if (num_groups is None) == (group_size is None):
@@ -131,11 +133,11 @@ def split_groups(channels: int, num_groups: Any, group_size: Any) -> tuple[int, 
             f"give num_groups or group_size, and None for the other; got num_groups={num_groups!r},"
             f" group_size={group_size!r}."
         )
-    option, given = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
+    option, number = ("group_size", group_size) if num_groups is None else ("num_groups", num_groups)
     try:
-        part = _as_int(given)
+        part = as_int(number)
     except TypeError:
-        raise OptionError(f"{option} must be an integer; got {given!r}.") from None
+        raise OptionError(f"{option} must be an integer; got {number!r}.") from None
     if part < 1 or channels % part:
         divisors = [n for n in range(1, channels + 1) if channels % n == 0]
         raise OptionError(f"{option}={part} does not divide the {channels} channels. Choose one of {divisors}.")
@@ -179,11 +181,12 @@ def _gather_split_groups(v: jax.Array, channel_axis: int, num_groups: int) -> ja
     return gathered
 
 
-def _is_several(axes: Any) -> bool:
+def _is_several(axes: object) -> TypeGuard[Sequence[SupportsIndex]]:
     return bool(axes.ndim) if isinstance(axes, np.ndarray) else isinstance(axes, list | tuple)
 
 
-def _as_int(value: Any) -> int:
+def as_int(value: object) -> int:
+    """Return an integer of any type; a boolean is not one."""
     if isinstance(value, bool | np.bool_):
-        raise TypeError("a boolean is no integer here")
-    return operator.index(value)
+        raise TypeError("a boolean is not an integer here")
+    return operator.index(value)  # type: ignore[arg-type]  # it raises TypeError where there is none

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,7 +98,7 @@ def _all_sum(v: jax.Array, axis_name: AxisName) -> jax.Array:
     return summed
 
 
-def _group_sum(v: jax.Array, axis_name: AxisName, group_of: np.ndarray[Any, Any]) -> jax.Array:
+def _group_sum(v: jax.Array, axis_name: AxisName, group_of: np.ndarray) -> jax.Array:
     mine = jnp.asarray(group_of)[jax.lax.axis_index(axis_name)]
     rows = jnp.arange(group_of.max() + 1).reshape(-1, *[1] * v.ndim)
     # where, not multiply: a NaN stays in its group
@@ -121,7 +120,7 @@ def _axis_size(axis_name: AxisName) -> int | None:
         ) from None
 
 
-def _group_of(groups: Sequence[Sequence[int]], size: int) -> np.ndarray[Any, Any]:
+def _group_of(groups: Sequence[Sequence[int]], size: int) -> np.ndarray:
     """Return for each index of the axis the number of its group."""
     try:
         rows = [[operator.index(index) for index in group] for group in groups]

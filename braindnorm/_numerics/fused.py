@@ -44,6 +44,27 @@ def _fused_norm_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array,
     return y, tangent(plan, (x, valid, centre, r, scale), (dx, *others))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def fused_norm_with_moments(
+    plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return y as :func:`fused_norm` does, and the mean and the variance that it was made with, without a gradient."""
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]), var
+
+
+@fused_norm_with_moments.defjvp
+def _with_moments_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    x, valid, epsilon, scale, bias = primals
+    plan = plan.with_derivatives()
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    mean = sum(centre[1:], centre[0])
+    y = value(plan, x, valid, scale, bias, centre, r)
+    dx, _, *others = tangents
+    dy = tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
+
+
 def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
@@ -54,7 +75,12 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
 
 
 def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
-    """Return the parts of the mean, and r, in passes that each read x alone."""
+    """Return the parts of the mean, and r."""
+    return statistics_with_variance(plan, x, valid, epsilon)[:2]
+
+
+def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
+    """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     barrier = functools.partial(fence, tiles=x.size if plan.tiles else 0)
     n = _count(plan, x, valid)
@@ -65,7 +91,7 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
     d = _deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
     centre, r = barrier((centre, _rstd_in_tiles(var + epsilon) if plan.tiles else rstd(var, epsilon)))
-    return centre, r
+    return centre, r, var
 
 
 def _rstd_in_tiles(var: jax.Array) -> jax.Array:

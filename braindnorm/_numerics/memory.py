@@ -9,13 +9,17 @@ with :math:`k_t` the decay in a step with something valid, 1 in one without, and
 associative, so ``jax.lax.associative_scan`` gives all :math:`M_t` at once.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ..units import Dtype, Mantissa, Shape
 from .moments import at_least_one, rstd
 from .two_term import TwoTerm, cast, choose, minus, plus, product, single
+
+# how fast the past fades: a number, or one that is traced
+Rate = float | jax.Array
 
 
 class Memory(NamedTuple):
@@ -31,12 +35,12 @@ class Memory(NamedTuple):
         return self.m2.value / at_least_one(self.count.value)
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: Any) -> Self:
+    def empty(cls, shape: Shape, dtype: Dtype) -> "Memory":
         """Return a memory of nothing."""
         return cls(*(single(jnp.zeros(shape, dtype)) for _ in cls._fields))
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, jax.Array]) -> Self:
+    def from_arrays(cls, arrays: dict[str, jax.Array]) -> "Memory":
         """Return the memory that :meth:`arrays` has written down."""
         return cls(*(TwoTerm(arrays[key], arrays[f"{key}_rest"]) for key in cls._fields))
 
@@ -45,7 +49,7 @@ class Memory(NamedTuple):
         pairs = self._asdict().items()
         return {key: v.value for key, v in pairs} | {f"{key}_rest": v.rest for key, v in pairs}
 
-    def widened(self, dtype: Any) -> "Memory":
+    def widened(self, dtype: Dtype) -> "Memory":
         """Return the memory in a dtype that holds this one too."""
         return Memory(*(cast(v, jnp.promote_types(v.value.dtype, dtype)) for v in self))
 
@@ -75,14 +79,14 @@ def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     return kept
 
 
-def advance(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None = None) -> Memory:
+def advance(memory: Memory, steps: Steps, rate: Rate) -> Memory:
     """Return the memory after one step, which fades it to exp(-rate) of its weight."""
-    return _after(memory, _span(found, rate, reset))
+    return _after(memory, _span(steps, rate, None))
 
 
-def replay(memory: Memory, found: Steps, rate: Any, reset: jax.Array | None) -> Memory:
+def replay(memory: Memory, steps: Steps, rate: Rate, reset: jax.Array | None) -> Memory:
     """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it."""
-    return _after(memory, jax.lax.associative_scan(_then, _span(found, rate, reset)))
+    return _after(memory, jax.lax.associative_scan(_then, _span(steps, rate, reset)))
 
 
 def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
@@ -92,18 +96,18 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardize_by_memory(deviation: jax.Array, found: Steps, memory: Memory, epsilon: Any) -> jax.Array:
+def standardize_by_memory(deviation: jax.Array, steps: Steps, memory: Memory, epsilon: Mantissa) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
-    z = (deviation + minus(found.mean, memory.mean)) * rstd(memory.var, epsilon)
+    z = (deviation + minus(steps.mean, memory.mean)) * rstd(memory.var, epsilon)
     return jnp.where(memory.count.value == 0, 0, z)
 
 
-def _span(found: Steps, rate: Any, reset: jax.Array | None) -> _Span:
-    some = found.count > 0
-    fading = jnp.where(some, jnp.asarray(rate, found.m2.dtype), 0)
+def _span(steps: Steps, rate: Rate, reset: jax.Array | None) -> _Span:
+    some = steps.count > 0
+    fading = jnp.where(some, jnp.asarray(rate, steps.m2.dtype), 0)
     fading = fading if reset is None else jnp.where(reset, jnp.inf, fading)
-    mean = TwoTerm(jnp.where(some, found.mean.value, 0), jnp.where(some, found.mean.rest, 0))
-    return _Span(fading, found.count, mean, found.m2)
+    mean = TwoTerm(jnp.where(some, steps.mean.value, 0), jnp.where(some, steps.mean.rest, 0))
+    return _Span(fading, steps.count, mean, steps.m2)
 
 
 def _then(a: _Span, b: _Span) -> _Span:
@@ -126,25 +130,25 @@ def _after(memory: Memory, span: _Span) -> Memory:
     left = memory.count.value * weight
     mean, between = _between(left, memory.mean, span)
 
-    def fade(past: TwoTerm, added: jax.Array) -> TwoTerm:
-        past = TwoTerm(jnp.where(left == 0, 0, past.value), jnp.where(left == 0, 0, past.rest))
-        now = TwoTerm(product(lower, past.value) + added, product(lower, past.rest))
-        return plus(TwoTerm(upper * past.value, upper * past.rest), now)
+    def fade(earlier: TwoTerm, added: jax.Array) -> TwoTerm:
+        earlier = TwoTerm(jnp.where(left == 0, 0, earlier.value), jnp.where(left == 0, 0, earlier.rest))
+        now = TwoTerm(product(lower, earlier.value) + added, product(lower, earlier.rest))
+        return plus(TwoTerm(upper * earlier.value, upper * earlier.rest), now)
 
     return Memory(fade(memory.count, span.count), mean, fade(memory.m2, span.m2 + between))
 
 
-def _between(left: jax.Array, past: TwoTerm, span: _Span) -> tuple[TwoTerm, jax.Array]:
+def _between(left: jax.Array, earlier: TwoTerm, span: _Span) -> tuple[TwoTerm, jax.Array]:
     """Return the mean of what is left of the past and a span, and the sum of squares between the two.
 
     As in :func:`braindnorm._numerics.moments.merge`, but the mean goes from that of the larger part by the smaller's
     share: so it is off by no more than a rounding of the standard deviation of both. What is forgotten is left out, not
     multiplied: it may be NaN.
     """
-    past = choose(left == 0, span.mean, past)
+    earlier = choose(left == 0, span.mean, earlier)
     both = left + span.count
     share = jnp.minimum(left, span.count) / jnp.where(both > 0, both, 1)
-    step = minus(span.mean, past)
+    step = minus(span.mean, earlier)
     later = span.count > left
-    mean = plus(choose(later, span.mean, past), single(product(step, jnp.where(later, -share, share))))
+    mean = plus(choose(later, span.mean, earlier), single(product(step, jnp.where(later, -share, share))))
     return mean, product(step * step, share * jnp.maximum(left, span.count))

@@ -5,13 +5,14 @@ binary exponent e, which carries no gradient, and a share s near 1.
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import AxisError
+from ..units import Dtype, Shape
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
 
@@ -34,8 +35,8 @@ class Pool(NamedTuple):
 
 
 def respond(
-    over: Reduction,
-    how: Response,
+    reduction: Reduction,
+    response: Response,
     x: jax.Array,
     sigma: jax.Array,
     gamma: jax.Array,
@@ -43,14 +44,14 @@ def respond(
     weights: jax.Array | None,
 ) -> jax.Array:
     """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself."""
-    n = how.exponent
+    n = response.exponent
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     x, sigma = jax.lax.optimization_barrier((x, sigma))
-    drive = jnp.where(x <= 0, 0, x) if how.rectify else x  # not maximum, whose slope at 0 is a half
-    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, over, how, weights)
-    pool = pool if over.axis_name is None else _device_pool(pool, drive.shape, sigma, over, how)
+    drive = jnp.where(x <= 0, 0, x) if response.rectify else x  # not maximum, whose slope at 0 is a half
+    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, reduction, response, weights)
+    pool = pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
     # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
-    pooled = (pool.share / at_least_one(pool.count) if how.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
+    pooled = (pool.share / at_least_one(pool.count) if response.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
     size, limit = _two_to(pool.exponent), 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
@@ -65,64 +66,66 @@ def _local_pool(
     size: jax.Array,
     sigma: jax.Array,
     valid: jax.Array | None,
-    over: Reduction,
-    how: Response,
+    reduction: Reduction,
+    response: Response,
     weights: jax.Array | None,
 ) -> Pool:
     """Add up the powers of this device, relative to the largest of the pool."""
     fixed = jax.lax.stop_gradient(size)
-    largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), over.axes, keepdims=True, initial=0)
+    largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), reduction.axes, keepdims=True, initial=0)
     top = jnp.round(jnp.clip(jnp.log2(largest), _range(size.dtype)[0], None))
     half = jnp.floor(top / 2)  # the reciprocal of the whole may be out of range
     ratio = size * _two_to(-half) * _two_to(half - top)
-    count = local_count(size.shape, valid, over, size.dtype)
+    count = local_count(size.shape, valid, reduction, size.dtype)
     if weights is None:
-        sums, exponents = jnp.sum(_power(ratio, how.exponent), over.axes, keepdims=True)[None], top[None]
+        sums, exponents = jnp.sum(_power(ratio, response.exponent), reduction.axes, keepdims=True)[None], top[None]
         broken = jnp.where(jnp.isfinite(sums[0]), 0, 1).astype(size.dtype)
     else:
-        middle, sums, broken = _weighted(ratio, weights, over, how.exponent)
+        middle, sums, broken = _weighted(ratio, weights, reduction, response.exponent)
         exponents = top + middle
-    empty = top if weights is None or over.axis_name is not None else _exponent_of(sigma)
-    return Pool(*_joined(exponents, sums, _in_range(empty), how.exponent), count, broken)
+    empty = top if weights is None or reduction.axis_name is not None else _exponent_of(sigma)
+    return Pool(*_joined(exponents, sums, _in_range(empty), response.exponent), count, broken)
 
 
 def _weighted(
-    ratio: jax.Array, weights: jax.Array, over: Reduction, exponent: float
+    ratio: jax.Array, weights: jax.Array, reduction: Reduction, exponent: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return weighted sums in bands of magnitude, as a row may leave out what is far above the rest.
 
-    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent.
+    The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent;
+    one that reached further would have derivatives that leave the range on their way.
     """
-    axis, highest = over.axes[0], _range(ratio.dtype)[1]
-    width = 1.4 * highest / exponent
-    bands = np.arange(math.ceil(0.625 * highest / width)).reshape(-1, *[1] * ratio.ndim)
+    axis, highest = reduction.axes[0], _range(ratio.dtype)[1]
+    reach = 0.625 * highest
+    width = min(1.4 * highest / exponent, reach)
+    bands = np.arange(math.ceil(reach / width)).reshape(-1, *[1] * ratio.ndim)
     high = np.where(bands > 0, 2.0 ** (-width * bands), np.inf).astype(ratio.dtype)
     low = np.where(bands < bands.max(), 2.0 ** (-width * (bands + 1)), 0).astype(ratio.dtype)
-    middle = np.round(-width * (bands + 0.5)).clip(2 - highest)
+    middle = np.round(-width * (bands + 0.5))
     finite = jnp.isfinite(ratio)
     inside = (ratio < high) & (ratio >= low) & finite
     powers = _power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)
     # what is not finite is counted, as in a product not even a weight of 0 would keep it out
     stacked = jnp.concatenate([powers, jnp.where(finite, 0, 1).astype(ratio.dtype)[None]])
-    totals = jnp.moveaxis(_product(jnp.moveaxis(stacked, axis + 1, -1), weights, over), -1, axis + 1)
+    totals = jnp.moveaxis(_product(jnp.moveaxis(stacked, axis + 1, -1), weights, reduction), -1, axis + 1)
     sums, broken = totals[:-1], jax.lax.stop_gradient(totals[-1])
     return jnp.asarray(middle, ratio.dtype), sums, broken + jnp.where(jnp.isfinite(sums), 0, 1).sum(0)
 
 
-def _product(moved: jax.Array, weights: jax.Array, over: Reduction) -> jax.Array:
+def _product(moved: jax.Array, weights: jax.Array, reduction: Reduction) -> jax.Array:
     """Weight the elements of this device; with a matrix for those of all, return what each of them receives."""
     local, rows = moved.shape[-1], len(weights)
     if local != rows:
-        place, size = place_among_devices(over.axis_name, over.axis_index_groups)
+        place, size = place_among_devices(reduction.axis_name, reduction.axis_index_groups)
         if size is None:  # brainstate looks for new states, with an input of the shape of all devices
             return moved
-        _check_rows(over, local, size, rows)
+        _check_rows(reduction, local, size, rows)
         weights = jax.lax.dynamic_slice_in_dim(weights, place * local, local, 1)
     # the default of some accelerators is a product of three digits
     return jnp.matmul(moved, weights.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
+def _check_rows(reduction: Reduction, local: int, size: int, rows: int) -> None:
     if local * size != rows:
         raise AxisError(
             f"a pool of {(rows, rows)} weights does not fit {local} elements on each of {size} devices."
@@ -131,26 +134,28 @@ def _check_rows(over: Reduction, local: int, size: int, rows: int) -> None:
         )
 
 
-def _device_pool(pool: Pool, shape: tuple[int, ...], sigma: jax.Array, over: Reduction, how: Response) -> Pool:
+def _device_pool(pool: Pool, shape: Shape, sigma: jax.Array, reduction: Reduction, response: Response) -> Pool:
     """Add the devices' pools, in bands of magnitude that are the same everywhere: one sum, and no maximum."""
-    exponent = how.exponent
+    exponent = response.exponent
     middle, low, high = (v.reshape(-1, *[1] * len(shape)) for v in _bands(exponent, pool.share.dtype))
     inside = (pool.exponent >= low) & (pool.exponent < high) & jnp.isfinite(pool.share)
     moved = _two_to(jnp.where(inside, pool.exponent - middle, 0), exponent)
     banded = moved * jnp.where(inside, pool.share, 0)
     besides = [jnp.broadcast_to(v, pool.share.shape)[None] for v in (pool.count, pool.broken)]
     stacked = jnp.concatenate([banded, *besides])
-    totals = sum_devices(stacked, over.axis_name, over.axis_index_groups)
-    for axis in over.axes:
+    totals = sum_devices(stacked, reduction.axis_name, reduction.axis_index_groups)
+    for axis in reduction.axes:
         if totals.shape[axis + 1] not in (1, shape[axis]):  # rows for the elements of all devices
-            place, _ = place_among_devices(over.axis_name, over.axis_index_groups)
+            place, _ = place_among_devices(reduction.axis_name, reduction.axis_index_groups)
             totals = jax.lax.dynamic_slice_in_dim(totals, place * shape[axis], shape[axis], axis + 1)
-    empty = _exponent_of(sigma if how.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
+    empty = _exponent_of(sigma if response.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
     joined = _joined(middle, totals[:-2], empty, exponent)
     return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
 
 
-def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) -> tuple[jax.Array, jax.Array]:
+def _joined(
+    exponents: jax.Array | np.ndarray, sums: jax.Array, empty: jax.Array, exponent: float
+) -> tuple[jax.Array, jax.Array]:
     """Add sums of different binary exponents, along the first axis.
 
     `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.
@@ -163,7 +168,7 @@ def _joined(exponents: Any, sums: jax.Array, empty: jax.Array, exponent: float) 
     return largest, (_two_to(steps, exponent) * sums).sum(0)
 
 
-def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], ...]:
+def _bands(exponent: float, dtype: Dtype) -> tuple[np.ndarray, ...]:
     """Return the binary exponents in the middle of bands, and at their lower and upper edges."""
     lowest, highest = _range(dtype)
     edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.2 * highest)) + 1)
@@ -172,7 +177,7 @@ def _bands(exponent: float, dtype: Any) -> tuple[np.ndarray[Any, Any], ...]:
     return middle.astype(dtype), low.astype(dtype), high.astype(dtype)
 
 
-def _range(dtype: Any) -> tuple[int, int]:
+def _range(dtype: Dtype) -> tuple[int, int]:
     """Return the binary exponents between which numbers are normal."""
     limits = np.finfo(dtype)
     return int(limits.minexp), int(limits.maxexp)

@@ -7,10 +7,12 @@ A compiler may make one instruction of a product and a sum, in one of two copies
 then do not agree. So what is added here must not be a bare product: :func:`product` puts a rounding in between.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from ..units import Dtype
 
 
 class TwoTerm(NamedTuple):
@@ -40,7 +42,7 @@ def single(x: jax.Array) -> TwoTerm:
     return TwoTerm(x, jnp.zeros_like(x))
 
 
-def choose(where: Any, a: TwoTerm, b: TwoTerm) -> TwoTerm:
+def choose(where: jax.Array, a: TwoTerm, b: TwoTerm) -> TwoTerm:
     """Return `a` where the condition holds, and `b` elsewhere."""
     return TwoTerm(jnp.where(where, a.value, b.value), jnp.where(where, a.rest, b.rest))
 
@@ -48,11 +50,11 @@ def choose(where: Any, a: TwoTerm, b: TwoTerm) -> TwoTerm:
 def product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the product of two floats, rounded to one digit less than they have: nothing merges it with a sum."""
     exact = a * b
-    digits: Any = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]
+    digits = jnp.finfo(exact.dtype)  # type: ignore[no-untyped-call]
     return jax.lax.reduce_precision(exact, digits.nexp, digits.nmant - 1)
 
 
-def cast(a: TwoTerm, dtype: Any) -> TwoTerm:
+def cast(a: TwoTerm, dtype: Dtype) -> TwoTerm:
     """Return the number in floats of another dtype. Two of float32 hold nearly all of one of float64."""
     if a.value.dtype == dtype:
         return a

@@ -10,7 +10,8 @@ from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 
 from .._numerics import fused
-from .._numerics.fused import Plan
+from .._numerics.plan import Plan
+from ._library import target
 from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
 from ._with_kernel import WithKernel
 
@@ -32,7 +33,7 @@ def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
-    return _value(plan, (x, valid), (epsilon, scale, bias))[0]
+    return _value_alone(plan, (x, valid), (epsilon, scale, bias))[0]
 
 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
@@ -64,6 +65,17 @@ def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     return y, *(spread_statistic(view, plan.over, x.shape, v) for v in (r, *centre))
 
 
+def _plain_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    return (fused.fused_norm(plan, *rows, *shared),)
+
+
+def _kernel_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    x, scale = rows[0], shared[1]
+    if not is_worth_it(_seen(plan, x.shape, (scale.shape,)), x.shape):
+        return _plain_value_alone(plan, rows, shared)
+    return _kernel_value(plan, rows, shared)[:1]
+
+
 def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     (x, valid, r, centre, dx), (scale, deps, dscale, dbias) = rows, shared
     deps = jnp.zeros((), plan.dtype) if deps is None else deps
@@ -90,7 +102,7 @@ def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...
 
 
 def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
-    call: Callable[..., Any] = jax.ffi.ffi_call(name, results)
+    call: Callable[..., Any] = jax.ffi.ffi_call(target(name), results)
     mask = mask_of(view, plan.over, x.shape, valid)
     return tuple(call(x, mask, *others, lengths=view.lengths, centred=plan.centred))
 
@@ -119,6 +131,7 @@ def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
     return (*[jax.tree.map(lambda _: None, part) for part in kept], dx), (None, None, *found)
 
 
+_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_value_alone, fold=_fold)
 _value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
 _gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)

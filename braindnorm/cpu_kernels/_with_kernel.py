@@ -13,11 +13,16 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ._placement import is_local, varies
+
 Function = Callable[[Any, Any, Any], tuple[jax.Array, ...]]
 
 
 class WithKernel:
     """A function ``f(how, rows, shared)`` that runs a kernel on a CPU.
+
+    Which of the two a program gets is decided when it is lowered: only then is it known for which platform it is, on
+    how many devices it runs, and whether it is exported to processes that may have no kernels.
 
     Parameters
     ----------
@@ -43,28 +48,25 @@ class WithKernel:
         transposed: Callable[..., Any] | None = None,
         fold: Callable[[Any], Any] | None = None,
     ) -> None:
-        self._plain, self._kernel = plain, plain if kernel is None else kernel
-        self._transposed, self._fold = transposed, fold
+        self._plain, self._transposed, self._fold = plain, transposed, fold
         self._primitive = Primitive(name)
         self._primitive.multiple_results = True
-        self._primitive.def_impl(_of_leaves(self._kernel))
+        self._primitive.def_impl(_of_leaves(plain))
         self._primitive.def_abstract_eval(self._abstract)
         ad.primitive_jvps[self._primitive] = self._jvp
         ad.primitive_transposes[self._primitive] = self._transpose
         batching.primitive_batchers[self._primitive] = self._batch
-        for function, platform in ((self._plain, None), (self._kernel, "cpu")):
-            mlir.register_lowering(
-                self._primitive, mlir.lower_fun(_of_leaves(function), multiple_results=True), platform=platform
-            )
+        mlir.register_lowering(self._primitive, _lowered(plain))
+        if kernel is not None:
+            mlir.register_lowering(self._primitive, _lowered_for_cpu(plain, kernel), platform="cpu")
 
     def __call__(self, how: Any, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
         leaves, tree = jax.tree.flatten((rows, shared))
         return tuple(self._primitive.bind(*leaves, how=how, tree=tree))
 
     def _abstract(self, *leaves: Any, **static: Any) -> list[Any]:
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        found = jax.eval_shape(functools.partial(_of_leaves(self._kernel), **static), *shapes)
-        return [jax.core.ShapedArray(v.shape, v.dtype) for v in found]
+        # by the whole types of the leaves: within shard_map they say along which axes a value varies
+        return list(jax.make_jaxpr(functools.partial(_of_leaves(self._plain), **static))(*leaves).out_avals)
 
     def _jvp(self, primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
         moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
@@ -94,6 +96,25 @@ class WithKernel:
         ]
         results = self._primitive.bind(*moved, *leaves[rows:], how=self._fold(how), tree=tree)
         return results, [0] * len(results)
+
+
+def _lowered(function: Function) -> Callable[..., Any]:
+    rule: Callable[..., Any] = mlir.lower_fun(_of_leaves(function), multiple_results=True)
+    return rule
+
+
+def _lowered_for_cpu(plain: Function, kernel: Function) -> Callable[..., Any]:
+    """Return the lowering that takes the kernel in a program for one device's data, and the plain function elsewhere.
+
+    XLA cannot divide a foreign call among devices: it would gather all of the input on each of them.
+    """
+    by_kernel, by_plain = _lowered(kernel), _lowered(plain)
+
+    def lower(context: mlir.LoweringRuleContext, *leaves: Any, **static: Any) -> Any:
+        local = is_local(context) and not any(varies(aval) for aval in context.avals_in)
+        return (by_kernel if local else by_plain)(context, *leaves, **static)
+
+    return lower
 
 
 def _of_leaves(function: Function) -> Callable[..., list[jax.Array]]:

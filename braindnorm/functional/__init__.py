@@ -44,10 +44,20 @@ name : str
 what came, and what to do.
 """
 
+from ._batch_norm import batch_norm, update_running
 from ._divisive import divisive_norm
 from ._group_norm import group_norm
 from ._layer_norm import layer_norm
 from ._rms_norm import rms_norm
 from ._statistics import Statistics, moments
 
-__all__ = ["Statistics", "divisive_norm", "group_norm", "layer_norm", "moments", "rms_norm"]
+__all__ = [
+    "Statistics",
+    "batch_norm",
+    "divisive_norm",
+    "group_norm",
+    "layer_norm",
+    "moments",
+    "rms_norm",
+    "update_running",
+]

@@ -3,8 +3,8 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 from ..errors import ArgumentError, NormError
 
@@ -85,13 +85,17 @@ def norm_function(options: Collection[str] = ()) -> Callable[[Callable[P, R]], C
 
 
 def _check(
-    parameters: Sequence[inspect.Parameter], options: Collection[str], hint: str, args: Any, kwargs: dict[str, Any]
+    parameters: Sequence[inspect.Parameter],
+    options: Collection[str],
+    hint: str,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
 ) -> None:
     """Raise if it is the call that does not fit; any other error is left to whom it belongs."""
     by_position = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     method = by_position[:1] == ["self"]
-    own = [p.name for p in parameters if p.name != "self"]
-    taken = own + sorted({*options} - {*own})
+    names = [p.name for p in parameters if p.name != "self"]
+    taken = names + sorted({*options} - {*names})
     for key in kwargs:
         if key not in taken:
             meant = [ELSEWHERE[key]] if ELSEWHERE.get(key) in taken else difflib.get_close_matches(key, taken, 1, 0.75)

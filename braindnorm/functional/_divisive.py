@@ -1,8 +1,10 @@
 """Divisive normalization: a drive divided by a constant plus the pooled activity of its neighbours."""
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +16,37 @@ from .._numerics.moments import Reduction, zero_masked
 from .._numerics.pools import Response, respond
 from ..errors import AxisError
 from ..masks._align import align
+from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 from ._arguments import norm_function
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
 from ._enter import MaskedOutput, padding_of
 from ._reduction import check_axis_name
 
-Pool = Literal["mean", "sum"] | Any
+Pool = Literal["mean", "sum"] | QuantityLike
 # an eager call is one program, not a hundred; inside another program it leaves no trace
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
 
 
 @norm_function()
 def divisive_norm(
-    x: Any,
-    sigma: Any = 1.0,
-    gamma: Any = 1.0,
+    x: QuantityLike,
+    sigma: QuantityLike = 1.0,
+    gamma: QuantityLike = 1.0,
     *,
     exponent: float = 2.0,
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
-    mask: Any = None,
+    mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
-    unit: Any = None,
-    out_unit: Any = None,
+    unit: Unit | None = None,
+    out_unit: Unit | None = None,
     axis_name: AxisName | None = None,
-    axis_index_groups: Any = None,
-    dtype: Any = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
+    dtype: DtypeLike | None = None,
     name: str = "divisive_norm",
-) -> Any:
+) -> Result:
     r"""Divisive normalization [1]_, a canonical neural computation.
 
     .. math:: R_i = \gamma \, \frac{D_i^n}{\sigma^n + \operatorname{pool}_j D_j^n}, \quad
@@ -54,7 +57,7 @@ def divisive_norm(
     x : array_like or Quantity
         The drive D, of any shape. What is negative counts as 0, unless `rectify` is False.
     sigma : array_like or Quantity
-        The semi-saturation constant, 0 or larger, in the unit of the drive (a plain number counts in it), broadcast
+        The semi-saturation constant, 0 or larger, in the unit of the drive (a plain number is in that unit), broadcast
         from the right.
     gamma : array_like or Quantity
         The gain, in the output's unit, broadcast from the right.
@@ -112,22 +115,22 @@ def divisive_norm(
     check_exponent(exponent, rectify)
     kind, weights = read_pool(pool)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
-    learned, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
+    gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
     out_unit = reference if gain_unit is None else gain_unit
     array = real_array(mantissa)
-    over = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
-    over = over._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
+    reduction = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
+    reduction = reduction._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
     parameters = {
         "sigma": in_drive_unit(sigma, reference),
-        "gamma": real_parameter(learned["gamma"], "gamma"),
+        "gamma": real_parameter(gain["gamma"], "gamma"),
     }
     # a change of prefix may have widened it
-    given = array if unit is None else real_array(units.strip(x, None)[0])
-    result = result_dtype([given, *parameters.values()], dtype)
+    arrived = array if unit is None else real_array(units.strip(x, None)[0])
+    result = result_dtype([arrived, *parameters.values()], dtype)
     valid = align(mask, array.shape)
     padding = padding_of(array, masked_output, reference, out_unit)
-    how = Response(float(exponent), kind, bool(rectify))
-    r = _response(array, parameters, valid, weights, over, how, result, keep_padding=padding is None)
+    response = Response(float(exponent), kind, bool(rectify))
+    r = _response(array, parameters, valid, weights, reduction, response, result, keep_padding=padding is None)
     if valid is not None and padding is not None:
         r = jnp.where(valid, r, padding.astype(result))
     return units.restore(r, out_unit)
@@ -135,12 +138,12 @@ def divisive_norm(
 
 def _response(
     array: jax.Array,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, Mantissa],
     valid: jax.Array | None,
-    weights: Any,
-    over: Reduction,
-    how: Response,
-    result: Any,
+    weights: Mantissa | None,
+    reduction: Reduction,
+    response: Response,
+    result: Dtype,
     *,
     keep_padding: bool,
 ) -> jax.Array:
@@ -148,23 +151,23 @@ def _response(
     wide = arithmetic_dtype(array.dtype, result)
     fitted = [fit_parameter(value, array.shape, option=option).astype(wide) for option, value in parameters.items()]
     if weights is not None:
-        weights = _fit_weights(weights, array.shape, over).astype(wide)
+        weights = _fit_weights(weights, array.shape, reduction).astype(wide)
     seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
     drive = zero_masked(array, seen).astype(wide)
     sigma, gamma = fitted
-    if over.axis_name is None:
-        r: jax.Array = _compiled(over, how, drive, sigma, gamma, valid, weights)
+    if reduction.axis_name is None:
+        r: jax.Array = _compiled(reduction, response, drive, sigma, gamma, valid, weights)
     else:
-        r = respond(over, how, drive, sigma, gamma, valid, weights)
+        r = respond(reduction, response, drive, sigma, gamma, valid, weights)
     return r.astype(result)
 
 
-def _fit_weights(weights: Any, shape: tuple[int, ...], over: Reduction) -> jax.Array:
-    rows = len(weights)
-    alone = over.axis_name is None  # a matrix may be that of the elements of all devices
-    if len(over.axes) != 1 or (alone and shape[over.axes[0]] != rows):
+def _fit_weights(weights: Mantissa, shape: Shape, reduction: Reduction) -> jax.Array:
+    rows = jnp.shape(weights)[0]
+    alone = reduction.axis_name is None  # a matrix may be that of the elements of all devices
+    if len(reduction.axes) != 1 or (alone and shape[reduction.axes[0]] != rows):
         raise AxisError(
-            f"a pool of {weights.shape} weights needs one pool axis of length {rows}; got"
-            f" pool_axes={over.axes} of an input of shape {shape}."
+            f"a pool of {jnp.shape(weights)} weights needs one pool axis of length {rows}; got"
+            f" pool_axes={reduction.axes} of an input of shape {shape}."
         )
     return jnp.asarray(weights)

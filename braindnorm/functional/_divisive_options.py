@@ -1,6 +1,6 @@
 """What divisive normalization takes besides the options of every norm: sigma, gamma, the exponent and the pool."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import units
 from ..errors import DtypeError, OptionError, UnitError
+from ..units import Mantissa, QuantityLike, Unit
 
 
-def in_drive_unit(sigma: Any, unit: Any) -> Any:
+def in_drive_unit(sigma: QuantityLike, unit: Unit) -> Mantissa:
     """Return sigma as plain numbers that count in the unit of the drive.
 
     Raises
@@ -18,25 +19,25 @@ def in_drive_unit(sigma: Any, unit: Any) -> Any:
     UnitError
         If it is of another dimension.
     DtypeError
-        If it is no number, or complex.
+        If it is not a number, or complex.
     OptionError
         If it is negative or not finite.
     """
-    plain, given = units.strip_parameters({"sigma": sigma}, None)
+    plain, sigma_unit = units.strip_parameters({"sigma": sigma}, None)
     mantissa = real_parameter(plain["sigma"], "sigma")
-    if given is not None:
-        if not given.has_same_dim(unit):
+    if sigma_unit is not None:
+        if not sigma_unit.has_same_dim(unit):
             raise UnitError(
-                f"sigma is in {given}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
-                " plain number, which counts in it."
+                f"sigma is in {sigma_unit}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
+                " plain number, which is then in that unit."
             )
-        mantissa = units.convert(mantissa, given, unit)
+        mantissa = units.convert(mantissa, sigma_unit, unit)
     if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():
         raise OptionError(f"sigma must be finite, zero or larger; got {sigma!r}.")
     return mantissa
 
 
-def real_parameter(value: Any, option: str) -> Any:
+def real_parameter(value: Mantissa | None, option: str) -> Mantissa:
     """Return plain numbers as they are.
 
     Raises
@@ -53,7 +54,7 @@ def real_parameter(value: Any, option: str) -> Any:
     return value
 
 
-def check_exponent(exponent: Any, rectify: Any) -> None:
+def check_exponent(exponent: float, rectify: object) -> None:
     """Raise unless the exponent is a positive number, and `rectify` a boolean.
 
     Raises
@@ -68,7 +69,7 @@ def check_exponent(exponent: Any, rectify: Any) -> None:
         raise OptionError(f"rectify must be True or False; got {rectify!r}.")
 
 
-def read_pool(pool: Any) -> tuple[Literal["mean", "sum", "weighted"], Any]:
+def read_pool(pool: QuantityLike | str) -> tuple[Literal["mean", "sum", "weighted"], Mantissa | None]:
     """Return the kind of a pool, and its weights as an array if it has them.
 
     Raises
@@ -78,7 +79,7 @@ def read_pool(pool: Any) -> tuple[Literal["mean", "sum", "weighted"], Any]:
     UnitError
         If it has a unit.
     DtypeError
-        If it is no array of real numbers.
+        If it is not an array of real numbers.
     """
     if isinstance(pool, str):
         if pool == "mean":

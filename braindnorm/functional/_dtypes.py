@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +9,12 @@ import numpy as np
 
 from .. import units
 from ..errors import DtypeError
+from ..units import Dtype, DtypeLike, Mantissa
 
 _REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 
 
-def real_array(x: Any) -> jax.Array:
+def real_array(x: Mantissa) -> jax.Array:
     """Return numbers as an array of floats; integers and booleans (spikes) become float.
 
     Raises
@@ -33,7 +33,7 @@ def real_array(x: Any) -> jax.Array:
     return array
 
 
-def result_dtype(arrays: Sequence[Any], dtype: Any) -> Any:
+def result_dtype(arrays: Sequence[Mantissa | None], dtype: DtypeLike | None) -> Dtype:
     """Return the dtype of the result: the one asked for, or the promotion of the input and the parameters.
 
     Raises
@@ -41,19 +41,20 @@ def result_dtype(arrays: Sequence[Any], dtype: Any) -> Any:
     DtypeError
         If the one asked for is not a real floating dtype, or a parameter is complex.
     """
-    arrays = [a for a in arrays if a is not None]
-    known = {a.dtype if isinstance(a, jax.Array) else None for a in arrays}
-    if dtype is None and len(known) == 1 and known <= _REAL:  # nearly every call
-        return known.pop()
-    _check_kinds([getattr(a, "dtype", type(a)) for a in arrays])
+    present = [a for a in arrays if a is not None]
+    known = {a.dtype if isinstance(a, jax.Array) else None for a in present}
+    shared = known.pop() if len(known) == 1 else None
+    if dtype is None and shared is not None and shared in _REAL:  # nearly every call
+        return shared
+    _check_kinds([getattr(a, "dtype", type(a)) for a in present])
     if dtype is None:
-        return jnp.result_type(*arrays) if arrays else None
+        return jnp.result_type(*present) if present else jnp.result_type(float)
     try:
         if isinstance(dtype, jax.Array | np.ndarray | np.generic):  # has a dtype, but is none
             raise TypeError("an array")
         asked = jnp.dtype(dtype)
     except (TypeError, ValueError):
-        raise DtypeError(f"dtype={dtype!r} is no dtype; give one such as jnp.float32, or None.") from None
+        raise DtypeError(f"dtype={dtype!r} is not a dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
     if asked not in _REAL:
@@ -61,7 +62,7 @@ def result_dtype(arrays: Sequence[Any], dtype: Any) -> Any:
     return asked
 
 
-def _check_kinds(kinds: Sequence[Any]) -> None:
+def _check_kinds(kinds: Sequence[Dtype | type]) -> None:
     """Raise at scale or bias of a kind of number that has no meaning here."""
     for kind in kinds:
         if jnp.issubdtype(kind, jnp.complexfloating):
@@ -72,11 +73,11 @@ def _check_kinds(kinds: Sequence[Any]) -> None:
             raise DtypeError(_narrow("scale or bias is", jnp.dtype(kind), "scale.astype(jnp.float32)"))
 
 
-def _narrow(what: str, dtype: Any, cure: str) -> str:
+def _narrow(what: str, dtype: Dtype, cure: str) -> str:
     return f"{what} {dtype}, which JAX combines with no other dtype. Convert explicitly: {cure}."
 
 
 @functools.lru_cache(maxsize=64)
-def arithmetic_dtype(given: Any, result: Any) -> Any:
+def arithmetic_dtype(arrived: Dtype, result: Dtype) -> Dtype:
     """Return the dtype of the arithmetic between an input and a result: float32, or what is wider."""
-    return jnp.promote_types(jnp.promote_types(given, result), jnp.float32)
+    return jnp.promote_types(jnp.promote_types(arrived, result), jnp.float32)

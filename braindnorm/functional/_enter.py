@@ -11,6 +11,7 @@ from .. import units
 from .._numerics.collectives import AxisName
 from ..errors import OptionError, UnitError
 from ..masks._align import align
+from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Unit
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
 
 MaskedOutput = Literal["zero", "input", "normalize"]
@@ -28,15 +29,15 @@ class Affine(Protocol):
 class NormOptions(TypedDict, total=False):
     """The options that every norm shares, as :mod:`braindnorm.functional` documents them."""
 
-    epsilon: Any
-    mask: Any
+    epsilon: QuantityLike
+    mask: MaskLike | None
     masked_output: MaskedOutput
-    unit: Any
-    out_unit: Any
+    unit: Unit | None
+    out_unit: Unit | None
     axis_name: AxisName | None
     axis_index_groups: Sequence[Sequence[int]] | None
     use_fast_variance: bool
-    dtype: Any
+    dtype: DtypeLike | None
     affine: Affine | None
     name: str
 
@@ -54,16 +55,16 @@ class Entry(NamedTuple):
 
     x: jax.Array
     valid: jax.Array | None
-    parameters: dict[str, Any]
+    parameters: dict[str, Mantissa | None]
     affine: Affine | None
-    unit: units.Unit
-    out_unit: units.Unit
-    dtype: Any
-    result: Any
-    padding: Any
+    unit: Unit
+    out_unit: Unit
+    dtype: Dtype
+    result: Dtype
+    padding: jax.Array | np.ndarray | None
 
 
-def enter(x: Any, parameters: Mapping[str, Any], options: NormOptions) -> Entry:
+def enter(x: QuantityLike, parameters: Mapping[str, QuantityLike | None], options: NormOptions) -> Entry:
     """Take an input and its parameters into a norm.
 
     Parameters
@@ -90,7 +91,9 @@ def enter(x: Any, parameters: Mapping[str, Any], options: NormOptions) -> Entry:
     return Entry(array, valid, plain, affine, unit, out_unit, arithmetic_dtype(array.dtype, result), result, padding)
 
 
-def padding_of(array: jax.Array, masked_output: MaskedOutput, unit: units.Unit, out_unit: units.Unit) -> Any:
+def padding_of(
+    array: jax.Array, masked_output: MaskedOutput, unit: Unit, out_unit: Unit
+) -> jax.Array | np.ndarray | None:
     """Return what comes out at masked positions; None where it is the normalized input."""
     check_masked_output(masked_output)
     if masked_output == "zero":
@@ -108,7 +111,7 @@ def padding_of(array: jax.Array, masked_output: MaskedOutput, unit: units.Unit, 
     return jnp.asarray(units.convert(array, unit, out_unit))
 
 
-def check_masked_output(masked_output: Any) -> None:
+def check_masked_output(masked_output: object) -> None:
     """Raise unless `masked_output` is one of its three modes."""
     if not isinstance(masked_output, str) or masked_output not in ("zero", "input", "normalize"):
         raise OptionError(f"masked_output must be 'zero', 'input' or 'normalize'; got {masked_output!r}.")

@@ -1,8 +1,11 @@
 """Group normalization."""
 
-from typing import Any, Unpack
+from __future__ import annotations
+
+from typing import SupportsIndex, Unpack
 
 from .._numerics.axes import DEFAULT_GROUPS, Axes
+from ..units import QuantityLike, Result
 from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
@@ -12,16 +15,16 @@ from ._standardize import standardization, standardize
 
 @norm_function(OPTIONS)
 def group_norm(
-    x: Any,
-    num_groups: int | None = DEFAULT_GROUPS,
-    scale: Any = None,
-    bias: Any = None,
+    x: QuantityLike,
+    num_groups: SupportsIndex | None = DEFAULT_GROUPS,
+    scale: QuantityLike | None = None,
+    bias: QuantityLike | None = None,
     *,
-    group_size: int | None = None,
+    group_size: SupportsIndex | None = None,
     feature_axis: int = -1,
     reduction_axes: Axes | None = None,
     **options: Unpack[NormOptions],
-) -> Any:
+) -> Result:
     r"""Group normalization [1]_: the channels are split into groups, each with a mean and a variance of its own.
 
     .. math:: y = \gamma \, \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + \beta

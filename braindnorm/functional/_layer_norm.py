@@ -1,8 +1,11 @@
 """Layer normalization."""
 
-from typing import Any, Unpack
+from __future__ import annotations
+
+from typing import Unpack
 
 from .._numerics.axes import Axes
+from ..units import QuantityLike, Result
 from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
@@ -12,8 +15,13 @@ from ._standardize import standardization, standardize
 
 @norm_function(OPTIONS)
 def layer_norm(
-    x: Any, scale: Any = None, bias: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]
-) -> Any:
+    x: QuantityLike,
+    scale: QuantityLike | None = None,
+    bias: QuantityLike | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    **options: Unpack[NormOptions],
+) -> Result:
     r"""Layer normalization [1]_.
 
     .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta

@@ -1,7 +1,5 @@
 """Out of a norm: padding, dtype, unit on."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -9,7 +7,7 @@ from .. import units
 from ._enter import Entry
 
 
-def leave(y: jax.Array, entry: Entry) -> Any:
+def leave(y: jax.Array, entry: Entry) -> units.Result:
     """Return what the norm made of an input as the caller gets it."""
     y = y if y.dtype == entry.result else y.astype(entry.result)
     if entry.valid is not None and entry.padding is not None:

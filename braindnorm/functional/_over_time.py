@@ -1,11 +1,9 @@
 """Standardize by the moments of the past: one step, or all steps of a sequence at once."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from .._numerics.memory import Memory, Steps, advance, forget, replay, settle, standardize_by_memory
+from .._numerics.memory import Memory, Rate, Steps, advance, forget, replay, settle, standardize_by_memory
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -30,7 +28,7 @@ class Clock:
 
     Parameters
     ----------
-    past : Memory
+    memory : Memory
         The memory before the first step.
     rate : float or Array
         A step leaves to the past exp(-rate) of its weight.
@@ -40,63 +38,63 @@ class Clock:
         Whether the leading axis of the input is time.
     """
 
-    def __init__(self, past: Memory, rate: Any, began: jax.Array | None, sequence: bool) -> None:
-        self.past, self.rate, self.began, self.sequence = past, rate, began, sequence
+    def __init__(self, memory: Memory, rate: Rate, began: jax.Array | None, sequence: bool) -> None:
+        self.memory, self.rate, self.began, self.sequence = memory, rate, began, sequence
 
-    def standardize(self, entry: Entry, how: Standardization) -> tuple[jax.Array, Memory]:
+    def standardize(self, entry: Entry, spec: Standardization) -> tuple[jax.Array, Memory]:
         """Return z * scale + bias, and the memory after the last step."""
         x, valid = entry.x, entry.valid
         if valid is not None:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
-            x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
-        past = self.past if self.sequence else forget(self.past, self.began)
-        found, deviation = self._observe(x.astype(entry.dtype), valid, how)
-        now, last = self._remember(past, found)
-        return apply_affine(standardize_by_memory(deviation, found, now, how.epsilon), entry, how), last
+            x = jnp.where(valid | jnp.isfinite(x), x, 0) if spec.keep_padding else zero_masked(x, valid)
+        memory = self.memory if self.sequence else forget(self.memory, self.began)
+        moments, deviation = self._observe(x.astype(entry.dtype), valid, spec)
+        now, last = self._remember(memory, moments)
+        return apply_affine(standardize_by_memory(deviation, moments, now, spec.epsilon), entry, spec), last
 
-    def _remember(self, past: Memory, found: Steps) -> tuple[Memory, Memory]:
+    def _remember(self, memory: Memory, moments: Steps) -> tuple[Memory, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""
-        before = past.widened(found.m2.dtype)
-        touched = found.count > 0
+        before = memory.widened(moments.m2.dtype)
+        touched = moments.count > 0
         now: Memory
         if not self.sequence:
-            now = _advance(before, found, self.rate)
-            return now, settle(past, now, touched)
+            now = _advance(before, moments, self.rate)
+            return now, settle(memory, now, touched)
         if not len(touched):  # no step
-            return jax.tree.map(lambda v: v[None][:0], before), past
-        now = _replay(before, found, self.rate, self.began)
+            return jax.tree.map(lambda v: v[None][:0], before), memory
+        now = _replay(before, moments, self.rate, self.began)
         touched = jnp.any(touched if self.began is None else touched | self.began, axis=0)
-        return now, settle(past, jax.tree.map(lambda v: v[-1], now), touched)
+        return now, settle(memory, jax.tree.map(lambda v: v[-1], now), touched)
 
-    def _observe(self, x: jax.Array, valid: jax.Array | None, how: Standardization) -> tuple[Steps, jax.Array]:
+    def _observe(self, x: jax.Array, valid: jax.Array | None, spec: Standardization) -> tuple[Steps, jax.Array]:
         """Return the moments of each step, and each element's deviation from the mean of its step.
 
         The compensated form (not fast_variance) subtracts a centre before anything else, for another sum of `x`: the
         mean is then that centre and a small rest, and not rounded.
         """
-        if how.fast_variance or not how.centred:
-            found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
-            return self._checked(found, single(found.mean), how.reduction), deviation
+        if spec.fast_variance or not spec.centred:
+            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
+            return self._checked(moments, single(moments.mean), spec.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
-        local = [local_count(x.shape, valid, how.reduction, x.dtype), local_sum(seen, how.reduction)]
-        count, total = jnp.broadcast_arrays(*across_devices(local, how.reduction))
+        local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
+        count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
-        found, deviation = deviations(x - centre, how.reduction, valid)
-        return self._checked(found, TwoTerm(centre, found.mean), how.reduction), deviation
+        moments, deviation = deviations(x - centre, spec.reduction, valid)
+        return self._checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
 
-    def _checked(self, found: Moments, mean: TwoTerm, over: Reduction) -> Steps:
+    def _checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
         """Return the moments with a count for each, if they are of as many trials as the memory."""
-        shape = found.m2.shape[1:] if self.sequence else found.m2.shape
-        if shape != self.past.m2.value.shape:
+        shape = moments.m2.shape[1:] if self.sequence else moments.m2.shape
+        if shape != self.memory.m2.value.shape:
             raise AxisError(
                 f"the statistics of a step are of shape {shape}, but the memory is of shape"
-                f" {self.past.m2.value.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
+                f" {self.memory.m2.value.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
                 " reset_state(batch_size)."
             )
-        if self.began is not None and any(self.began.shape[axis] != 1 for axis in over.axes):
+        if self.began is not None and any(self.began.shape[axis] != 1 for axis in reduction.axes):
             raise MaskError(
                 f"a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
-                f" all of them (axes {over.axes}). Give one entry, which resets all, or other reduction_axes."
+                f" all of them (axes {reduction.axes}). Give one entry, which resets all, or other reduction_axes."
             )
-        return Steps(jnp.broadcast_to(found.count, found.m2.shape), mean, found.m2)
+        return Steps(jnp.broadcast_to(moments.count, moments.m2.shape), mean, moments.m2)

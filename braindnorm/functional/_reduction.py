@@ -1,7 +1,7 @@
 """What the statistics of an input run over."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def reduction_over(
 def grouped_reduction(
     shape: Sequence[int],
     axes: Axes | None,
-    feature_axis: Any,
-    groups: tuple[Any, Any],
+    feature_axis: Axes,
+    groups: tuple[SupportsIndex | None, SupportsIndex | None],
     options: NormOptions,
 ) -> Reduction:
     """Return the reduction within groups of channels; `groups` is the number of groups or the size of each.
@@ -43,7 +43,7 @@ def grouped_reduction(
     return whole._replace(axes=others, channel_axis=channel, num_groups=num_groups)
 
 
-def check_axis_name(axis_name: Any, groups: Any) -> None:
+def check_axis_name(axis_name: object, groups: object) -> None:
     """Raise if `axis_name` cannot be the name of a mapped axis, or names; to JAX an integer is a place."""
     if axis_name is None and groups is not None:
         raise OptionError(

@@ -1,8 +1,11 @@
 """Root mean square normalization."""
 
-from typing import Any, Unpack
+from __future__ import annotations
+
+from typing import Unpack
 
 from .._numerics.axes import Axes
+from ..units import QuantityLike, Result
 from ._arguments import norm_function
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
@@ -11,7 +14,13 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
-def rms_norm(x: Any, scale: Any = None, *, reduction_axes: Axes = -1, **options: Unpack[NormOptions]) -> Any:
+def rms_norm(
+    x: QuantityLike,
+    scale: QuantityLike | None = None,
+    *,
+    reduction_axes: Axes = -1,
+    **options: Unpack[NormOptions],
+) -> Result:
     r"""Root mean square normalization [1]_: no centring, no bias.
 
     .. math:: y = \gamma \, \frac{x}{\sqrt{\tfrac1n \sum x^2 + \varepsilon}}

@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
-from .._numerics.fused import fused_norm
-from .._numerics.moments import Reduction, deviations, rstd, zero_masked
+from .._numerics.fused import fused_norm, fused_norm_with_moments
+from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from ..errors import OptionError
 from ._enter import Entry, NormOptions
@@ -29,7 +29,7 @@ def _compiled(
     valid: Any,
     epsilon: Any,
     *parameters: Any,
-) -> jax.Array:
+) -> Any:
     return rule(plan, x, valid, epsilon if constant is None else constant, *parameters)
 
 
@@ -70,10 +70,56 @@ def standardize(entry: Entry, how: Standardization) -> jax.Array:
     In a group with nothing valid z is 0.
     """
     way = _fused if _local(entry.x, how) else _plain
-    if entry.affine is not None:
-        z = way(entry.x, entry.valid, how, entry.dtype, None, None)
-        return entry.affine.execute(z).reshape(z.shape)
-    return way(entry.x, entry.valid, how, entry.dtype, *fitted_parameters(entry, how))
+    return _with_affine(way(entry.x, entry.valid, how, entry.dtype, *_fused_parameters(entry, how)), entry)
+
+
+class Observed(NamedTuple):
+    """The moments that an input was standardized by, with the reduced axes kept and without a gradient."""
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody asks of moments
+    mean: jax.Array
+    var: jax.Array
+
+
+def standardize_and_keep(entry: Entry, how: Standardization) -> tuple[jax.Array, Observed]:
+    """Return z * scale + bias as :func:`standardize` does, and the moments."""
+    fitted = _fused_parameters(entry, how)
+    if _local(entry.x, how):
+        arguments = _arguments(entry.x, entry.valid, how, entry.dtype, *fitted)
+        y, mean, var = _compiled(fused_norm_with_moments, *arguments)
+        count = local_count(entry.x.shape, entry.valid, how.reduction, entry.dtype)
+    else:
+        y, found = _plain_form(entry.x, entry.valid, how, entry.dtype, *fitted)
+        count, mean, var = found.count, found.mean, found.var
+    count = jnp.broadcast_to(count, mean.shape)
+    observed = Observed(*(jax.lax.stop_gradient(v) for v in (count, mean, var)))
+    return _with_affine(y, entry), observed
+
+
+def standardize_by(entry: Entry, how: Standardization, mean: jax.Array, var: jax.Array) -> jax.Array:
+    """Return z * scale + bias by moments that are known, each element by itself."""
+    fitted = _fused_parameters(entry, how)
+    x = without_padding(entry.x, entry.valid, how.keep_padding)
+    return _with_affine(_elementwise(entry.dtype, x, mean, var, how.epsilon, *fitted), entry)
+
+
+def _with_affine(y: jax.Array, entry: Entry) -> jax.Array:
+    """Return what the affine makes of z, if there is one; else scale and bias are in y already."""
+    return y if entry.affine is None else entry.affine.execute(y).reshape(y.shape)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _elementwise(dtype: Any, x: Any, mean: Any, var: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+    r = rstd(var, epsilon)
+    y: jax.Array = (x.astype(dtype) - mean) * (r if scale is None else r * scale)
+    return y if bias is None else y + bias
+
+
+def without_padding(x: jax.Array, valid: jax.Array | None, keep_padding: bool) -> jax.Array:
+    """Return `x` with what is masked finite: its cotangent is 0, and 0 times NaN is NaN."""
+    if valid is None:
+        return x
+    return jnp.where(valid | jnp.isfinite(x), x, 0) if keep_padding else zero_masked(x, valid)
 
 
 def apply_affine(z: jax.Array, entry: Entry, how: Standardization) -> jax.Array:
@@ -87,6 +133,11 @@ def _scale_and_shift(z: jax.Array, scale: Any, bias: Any) -> jax.Array:
     scale, bias = (leading_ones(parameter, z.ndim) for parameter in (scale, bias))
     z = z if scale is None else z * scale
     return z if bias is None else z + bias
+
+
+def _fused_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
+    """Return scale and bias to be computed with z, None where an affine applies them."""
+    return [None, None] if entry.affine is not None else fitted_parameters(entry, how)
 
 
 def fitted_parameters(entry: Entry, how: Standardization) -> list[jax.Array | None]:
@@ -116,29 +167,38 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
         channel, groups = over.channel_axis - len(shape), over.num_groups
         x, valid, scale, bias = (split_channels(v, channel, groups) for v in (x, valid, scale, bias))
         over = Reduction((over.channel_axis + 1,))
+    plan, *arguments = _arguments(x, valid, how._replace(reduction=over), dtype, scale, bias)
+    rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or fused_norm
+    y: jax.Array = _compiled(rule, plan, *arguments)
+    return y.reshape(shape) if split else y
+
+
+def _arguments(x: jax.Array, valid: Any, how: Standardization, dtype: Any, scale: Any, bias: Any) -> tuple[Any, ...]:
+    """Return what the fused norm takes: its plan, an epsilon that is a constant or else None, and the arrays."""
     plan = plan_for(
         x.shape,
         x.dtype,
         None if valid is None else valid.shape,
-        over,
+        Reduction(how.reduction.axes, how.reduction.channel_axis, how.reduction.num_groups),
         centred=how.centred,
         compensated=not how.fast_variance,
         dtype=dtype,
     )
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
-    rule = cpu_kernels.rule_for(plan, x, how.epsilon, scale, bias) or fused_norm
-    y: jax.Array = _compiled(rule, plan, constant, x, valid, epsilon, scale, bias)
-    return y.reshape(shape) if split else y
+    return plan, constant, x, valid, epsilon, scale, bias
 
 
 def _plain(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any) -> jax.Array:
-    """Return the same by the plain differentiable form, which holds on one device and on many."""
-    if valid is not None:
-        # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
-        x = jnp.where(valid | jnp.isfinite(x), x, 0) if how.keep_padding else zero_masked(x, valid)
-    x = x.astype(dtype)
+    return _plain_form(x, valid, how, dtype, scale, bias)[0]
+
+
+def _plain_form(
+    x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: Any, scale: Any, bias: Any
+) -> tuple[jax.Array, Moments]:
+    """Return the same by the plain differentiable form, which holds on one device and on many, and the moments."""
+    x = without_padding(x, valid, how.keep_padding).astype(dtype)
     found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
     r = rstd(found.var, how.epsilon)
     z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
-    return _scale_and_shift(z, scale, bias)
+    return _scale_and_shift(z, scale, bias), found

@@ -1,13 +1,18 @@
 """The statistics alone, with their units: what a script that needs no norm asks for."""
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from .. import units
 from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
 from .._numerics.moments import deviations, zero_masked
+from ..units import MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
 from ._enter import NormOptions, enter
 from ._reduction import reduction_over
@@ -16,20 +21,20 @@ from ._reduction import reduction_over
 class Statistics(NamedTuple):
     """What :func:`moments` returns: how many valid elements, their mean, their (population) variance."""
 
-    count: Any
-    mean: Any
-    var: Any
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    mean: Result
+    var: Result
 
 
 @norm_function()
 def moments(
-    x: Any,
+    x: QuantityLike,
     reduction_axes: Axes = -1,
     *,
-    mask: Any = None,
-    unit: Any = None,
+    mask: MaskLike | None = None,
+    unit: Unit | None = None,
     axis_name: AxisName | None = None,
-    axis_index_groups: Any = None,
+    axis_index_groups: Sequence[Sequence[int]] | None = None,
     keepdims: bool = False,
     name: str = "moments",
 ) -> Statistics:
@@ -77,9 +82,9 @@ def moments(
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    found, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
-    kept = found.mean.shape
-    count, mean, var = (jnp.broadcast_to(v, kept) for v in (found.count, found.mean, found.var))
+    statistics, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
+    kept = statistics.mean.shape
+    count, mean, var = (jnp.broadcast_to(v, kept) for v in (statistics.count, statistics.mean, statistics.var))
     if not keepdims:
         count, mean, var = (jnp.squeeze(v, reduction.axes) for v in (count, mean, var))
     return Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))

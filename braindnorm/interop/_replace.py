@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import brainstate
 
-from ..errors import OptionError
+from ..errors import OptionError, named
 from ..layers._module import NormModule
 from ._common import KINDS, state_of
-from ._swap import Swap, swap
+from ._swap import Path, Swap, swap
 from .brainstate import from_brainstate
 
 __all__ = ["Left", "Replaced", "replace_norms"]
@@ -22,8 +22,8 @@ _NAME = re.compile(r"norm(alization)?(layer)?(\dd)?$", re.IGNORECASE)
 class Left(NamedTuple):
     """A norm that was left as it was: where it is, the module, and why."""
 
-    path: tuple[Any, ...]
-    module: Any
+    path: Path
+    module: brainstate.nn.Module
     reason: str
 
 
@@ -46,7 +46,8 @@ class Replaced(list[Swap]):
         return "\n".join(rows)
 
 
-def replace_norms(model: Any, **options: Any) -> Replaced:
+@named("replace_norms")
+def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     """Replace every LayerNorm, RMSNorm and GroupNorm of ``brainstate.nn`` in a model by ours, in place.
 
     Parameters
@@ -92,17 +93,17 @@ def replace_norms(model: Any, **options: Any) -> Replaced:
     replaced layers.0: LayerNorm
     left layers.1: BatchNorm0d, which has no counterpart in braindnorm
     """
-    theirs = [getattr(brainstate.nn, kind) for kind in KINDS]
-    if type(model) in theirs:
+    originals = [getattr(brainstate.nn, kind) for kind in KINDS]
+    if type(model) in originals:
         raise OptionError(
-            f"replace_norms: the model is itself a brainstate.nn.{type(model).__name__}, which has no place to be"
+            f"the model is itself a brainstate.nn.{type(model).__name__}, which has no place to be"
             " replaced in. Write braindnorm.interop.from_brainstate(model)."
         )
-    new: dict[int, Any] = {}
-    states: dict[int, Any] = {}
+    new: dict[int, brainstate.nn.Module] = {}
+    states: dict[int, brainstate.ParamState | None] = {}
     nodes = brainstate.graph.nodes(model)
     for module in nodes.values():
-        if type(module) in theirs:
+        if type(module) in originals:
             layer = new[id(module)] = from_brainstate(module, **options)
             attribute = "scale" if type(module) is brainstate.nn.RMSNorm else "weight"
             setattr(layer, attribute, states.setdefault(id(state_of(module)), state_of(layer)))
@@ -114,22 +115,22 @@ def replace_norms(model: Any, **options: Any) -> Replaced:
         warnings.warn(
             f"replace_norms found no LayerNorm, RMSNorm or GroupNorm of brainstate.nn in this {type(model).__name__}"
             f"{told}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return report
 
 
-def _is_norm(module: Any) -> bool:
+def _is_norm(module: object) -> bool:
     """Tell whether a module, or a class that it derives from, is named after a norm."""
     return any(_NAME.search(kind.__name__) for kind in type(module).__mro__)
 
 
-def _reason(module: Any) -> str:
+def _reason(module: object) -> str:
     for kind in KINDS:
         if isinstance(module, getattr(brainstate.nn, kind)):
             return f"a subclass of brainstate.nn.{kind}, which may compute something else: convert its parts"
     return "which has no counterpart in braindnorm"
 
 
-def _at(path: tuple[Any, ...]) -> str:
+def _at(path: Path) -> str:
     return ".".join(map(str, path)) or "the model itself"

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .._numerics.axes import Axes
+from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ..units import Shape
 from ._common import lacks, refuse, state_of
 
 
@@ -12,7 +15,7 @@ def trailing(shape: Sequence[int]) -> dict[str, Any]:
     return {"in_size": tuple(shape), "reduction_axes": axes, "feature_axes": axes}
 
 
-def trailing_shape(layer: Any, target: str, *, call: str) -> tuple[int, ...]:
+def trailing_shape(layer: LayerNorm | RMSNorm, target: str) -> Shape:
     """Return the lengths of the trailing axes that are normalized and scaled elementwise.
 
     Raises
@@ -25,15 +28,15 @@ def trailing_shape(layer: Any, target: str, *, call: str) -> tuple[int, ...]:
     if not 0 < depth <= len(size) or reduced != list(range(-depth, 0)):
         what = f"reduction_axes={layer.reduction_axes}"
         remedy = f"It normalizes trailing axes of in_size={size} alone: write those, as negative numbers."
-        lacks(call, layer, what, target, remedy)
+        lacks(layer, what, target, remedy)
     if state_of(layer) is not None and list(layer.feature_axes) != list(range(len(size) - depth, len(size))):
         what = f"feature_axes={layer.feature_axes}"
         remedy = f"It learns a scale for every element of the normalized axes: {tuple(reduced)} of in_size={size}."
-        lacks(call, layer, what, target, remedy)
+        lacks(layer, what, target, remedy)
     return tuple(size[-depth:])
 
 
-def channels_first(module: Any, channels: int | None, in_size: Any, *, call: str) -> dict[str, Any]:
+def channels_first(module: object, channels: int | None, in_size: Axes | None) -> dict[str, Any]:
     """Return the axes of our GroupNorm for a module whose channels stand before all axes of space.
 
     Raises
@@ -44,14 +47,14 @@ def channels_first(module: Any, channels: int | None, in_size: Any, *, call: str
     kind = type(module).__name__
     if in_size is None:
         example = f"in_size=({channels or 'channels'}, height, width)"
-        refuse(call, kind, "does not know how many axes its input has", f"Give {example}, or the channels alone.")
+        refuse(kind, "does not know how many axes its input has", f"Give {example}, or the channels alone.")
     size = tuple(in_size) if isinstance(in_size, Sequence) else (in_size,)
     if channels is not None and (not size or size[0] != channels):
-        refuse(call, kind, f"has {channels} channels, but in_size={size}", "Begin in_size with the channels.")
+        refuse(kind, f"has {channels} channels, but in_size={size}", "Begin in_size with the channels.")
     return {"in_size": size, "feature_axis": 0, "reduction_axes": tuple(range(1 - len(size), 0))}
 
 
-def check_channels_first(layer: Any, target: str, *, call: str) -> int:
+def check_channels_first(layer: GroupNorm, target: str) -> int:
     """Return the number of channels of a GroupNorm that stand before the axes of space, all of which it reduces.
 
     Raises
@@ -62,15 +65,15 @@ def check_channels_first(layer: Any, target: str, *, call: str) -> int:
     rank = len(layer.in_size)
     if layer.feature_axis != -rank:
         remedy = f"Its channels come first: build the layer with feature_axis=0, not {layer.feature_axis}."
-        lacks(call, layer, f"channels on axis {layer.feature_axis} of in_size={layer.in_size}", target, remedy)
-    given = layer.reduction_axes
-    if given is not None and set(given) - {-rank} != set(range(1 - rank, 0)):
+        lacks(layer, f"channels on axis {layer.feature_axis} of in_size={layer.in_size}", target, remedy)
+    axes = layer.reduction_axes
+    if axes is not None and set(axes) - {-rank} != set(range(1 - rank, 0)):
         remedy = "It reduces the channels of a group and all axes after them: write those, as negative numbers."
-        lacks(call, layer, f"reduction_axes={given}", target, remedy)
+        lacks(layer, f"reduction_axes={axes}", target, remedy)
     return int(layer.in_size[0])
 
 
-def check_channels_last(layer: Any, target: str, *, call: str) -> int:
+def check_channels_last(layer: GroupNorm, target: str) -> int:
     """Return the number of channels of a GroupNorm that stand last, and that reduces all axes but the leading one.
 
     Raises
@@ -81,8 +84,8 @@ def check_channels_last(layer: Any, target: str, *, call: str) -> int:
     """
     if layer.feature_axis != -1:
         remedy = "Its channels come last: build the layer with feature_axis=-1."
-        lacks(call, layer, f"channels on axis {layer.feature_axis} of in_size={layer.in_size}", target, remedy)
+        lacks(layer, f"channels on axis {layer.feature_axis} of in_size={layer.in_size}", target, remedy)
     if layer.reduction_axes is not None:
         remedy = "Build the layer with reduction_axes=None: all axes but the leading one."
-        lacks(call, layer, f"reduction_axes={layer.reduction_axes}", target, remedy)
+        lacks(layer, f"reduction_axes={layer.reduction_axes}", target, remedy)
     return int(layer.in_size[-1])

@@ -1,20 +1,26 @@
 """Put other modules in the places of some, anywhere in a model."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import NamedTuple
 
 import brainstate
+
+from .._numerics.axes import as_int
+
+# the attributes, indices and keys on the way to a module
+Holder = list[object] | dict[Hashable, object] | brainstate.graph.Node
+Path = tuple[Hashable, ...]
 
 
 class Swap(NamedTuple):
     """One place of a model: where it is, what stood there, and what stands there now."""
 
-    path: tuple[Any, ...]
-    old: Any
-    new: Any
+    path: Path
+    old: brainstate.nn.Module
+    new: brainstate.nn.Module
 
 
-def swap(model: Any, new: Mapping[int, Any]) -> list[Swap]:
+def swap(model: brainstate.nn.Module, new: Mapping[int, brainstate.nn.Module]) -> list[Swap]:
     """Replace modules in attributes, lists, tuples and dictionaries of a model, in place.
 
     Parameters
@@ -33,8 +39,8 @@ def swap(model: Any, new: Mapping[int, Any]) -> list[Swap]:
     swaps: list[Swap] = []
     seen: set[int] = set()
 
-    def visit(value: Any, path: tuple[Any, ...]) -> Any:
-        if id(value) in new:
+    def visit(value: object, path: Path) -> object:
+        if isinstance(value, brainstate.nn.Module) and id(value) in new:
             swaps.append(Swap(path, value, new[id(value)]))
             return new[id(value)]
         if isinstance(value, tuple):
@@ -56,18 +62,21 @@ def swap(model: Any, new: Mapping[int, Any]) -> list[Swap]:
 _CONTAINERS = (brainstate.graph.Node, list, dict)
 
 
-def _items(container: Any) -> Iterable[tuple[Any, Any]]:
+def _items(container: Holder) -> Iterable[tuple[Hashable, object]]:
     if isinstance(container, list):
         return enumerate(container)
     return (container if isinstance(container, dict) else vars(container)).items()
 
 
-def _put(container: Any, key: Any, item: Any) -> None:
-    if isinstance(container, list | dict):
+def _put(container: Holder, key: Hashable, item: object) -> None:
+    if isinstance(container, dict):
         container[key] = item
+    elif isinstance(container, list):
+        container[as_int(key)] = item
     else:
-        setattr(container, key, item)
+        setattr(container, str(key), item)
 
 
-def _like(old: tuple[Any, ...], items: list[Any]) -> Any:
-    return type(old)(*items) if hasattr(old, "_fields") else tuple(items)
+def _like(old: tuple[object, ...], items: list[object]) -> object:
+    make: Callable[..., object] = type(old)  # a named tuple takes its items one by one
+    return make(*items) if hasattr(old, "_fields") else tuple(items)

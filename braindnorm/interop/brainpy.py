@@ -3,14 +3,16 @@
 from typing import Any
 
 from .._optional import package
+from ..errors import named
 from ..layers import GroupNorm, LayerNorm
-from ._common import check_expressible, epsilon_of, lacks, load, unknown, weights_of
+from ._common import Foreign, check_expressible, epsilon_of, lacks, load, unknown, weights_of
 from ._shapes import check_channels_last, trailing, trailing_shape
 
 __all__ = ["from_brainpy", "to_brainpy"]
 
 
-def from_brainpy(module: Any, **options: Any) -> Any:
+@named("from_brainpy")
+def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm:
     """Build our layer from ``brainpy.dnn.LayerNorm``, ``GroupNorm`` or ``InstanceNorm``.
 
     Parameters
@@ -33,20 +35,21 @@ def from_brainpy(module: Any, **options: Any) -> Any:
     PackageError
         If brainpy is not installed.
     """
-    dnn = package("brainpy", call="from_brainpy").dnn
-    theirs: dict[str, Any]
+    dnn = package("brainpy").dnn
+    arguments: dict[str, Any]
     if type(module) is dnn.LayerNorm:
-        learn, theirs = module.elementwise_affine, trailing(module.normalized_shape)
+        learn, arguments = module.elementwise_affine, trailing(module.normalized_shape)
     elif type(module) in (dnn.GroupNorm, dnn.InstanceNorm):
-        learn, theirs = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
+        learn, arguments = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
     else:
-        unknown("from_brainpy", module, ("GroupNorm", "InstanceNorm", "LayerNorm"))
-    theirs |= {"epsilon": module.epsilon, "use_scale": learn, "use_bias": learn}
-    layer = (LayerNorm if type(module) is dnn.LayerNorm else GroupNorm)(**{**theirs, **options})
+        unknown(module, ("GroupNorm", "InstanceNorm", "LayerNorm"))
+    arguments |= {"epsilon": module.epsilon, "use_scale": learn, "use_bias": learn}
+    layer = (LayerNorm if type(module) is dnn.LayerNorm else GroupNorm)(**{**arguments, **options})
     return load(layer, module.scale.value, module.bias.value) if learn else layer
 
 
-def to_brainpy(layer: LayerNorm | GroupNorm) -> Any:
+@named("to_brainpy")
+def to_brainpy(layer: LayerNorm | GroupNorm) -> Foreign:
     """Build ``brainpy.dnn.LayerNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -67,22 +70,22 @@ def to_brainpy(layer: LayerNorm | GroupNorm) -> Any:
     PackageError
         If brainpy is not installed.
     """
-    dnn = package("brainpy", call="to_brainpy").dnn
+    dnn = package("brainpy").dnn
     if type(layer) not in (LayerNorm, GroupNorm):
-        unknown("to_brainpy", layer, ("GroupNorm", "LayerNorm"))
+        unknown(layer, ("GroupNorm", "LayerNorm"))
     target = f"brainpy.dnn.{type(layer).__name__}"
-    check_expressible(layer, target, call="to_brainpy")
+    check_expressible(layer, target)
     scale, bias = weights_of(layer)
     if (scale is None) != (bias is None):
         remedy = "Build the layer with both or with neither."
-        lacks("to_brainpy", layer, "one of scale and bias without the other", target, remedy)
+        lacks(layer, "one of scale and bias without the other", target, remedy)
     learn, epsilon = scale is not None, epsilon_of(layer)
     if isinstance(layer, GroupNorm):
-        channels = check_channels_last(layer, target, call="to_brainpy")
+        channels = check_channels_last(layer, target)
         module = dnn.GroupNorm(layer.num_groups, channels, epsilon=epsilon, affine=learn)
     else:
-        shape = trailing_shape(layer, target, call="to_brainpy")
+        shape = trailing_shape(layer, target)
         module = dnn.LayerNorm(shape, epsilon=epsilon, elementwise_affine=learn)
-    if learn:
+    if scale is not None and bias is not None:
         module.scale.value, module.bias.value = scale.reshape(module.scale.shape), bias.reshape(module.bias.shape)
     return module

@@ -7,9 +7,9 @@ import brainstate
 from brainstate import nn
 
 from .._optional import package
-from ..errors import OptionError
+from ..errors import OptionError, named
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import AS_THERE, KINDS, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
+from ._common import AS_THERE, KINDS, Foreign, Norm, check_expressible, epsilon_of, load, state_of, unknown, weights_of
 from ._shapes import check_channels_last
 from .equinox import from_equinox, to_equinox
 from .flax import from_flax, to_flax, to_linen
@@ -22,7 +22,8 @@ _SHARED = ("reduction_axes", "epsilon", "use_scale", "axis_name", "axis_index_gr
 _AXES = {"LayerNorm": ("feature_axes",), "RMSNorm": ("feature_axes",), "GroupNorm": ("num_groups",)}
 
 
-def from_brainstate(module: Any, **options: Any) -> Any:
+@named("from_brainstate")
+def from_brainstate(module: Foreign, **options: Any) -> Norm:
     """Build our layer from ``brainstate.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm``.
 
     Parameters
@@ -57,12 +58,12 @@ def from_brainstate(module: Any, **options: Any) -> Any:
     """
     kind = type(module).__name__
     if kind not in KINDS or type(module) is not getattr(nn, kind):
-        unknown("from_brainstate", module, KINDS)
-    theirs = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size} | AS_THERE
-    theirs["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
+        unknown(module, KINDS)
+    arguments = {key: getattr(module, key) for key in (*_SHARED, *_AXES[kind])} | {"in_size": module.in_size} | AS_THERE
+    arguments["dtype"] = None if module.dtype == brainstate.environ.dftype() else module.dtype
     if kind != "RMSNorm":
-        theirs["use_bias"] = module.use_bias
-    layer = _OURS[kind](**{**theirs, **options})
+        arguments["use_bias"] = module.use_bias
+    layer: Norm = _OURS[kind](**{**arguments, **options})
     state = state_of(module)
     if state is None or type(state) is _default_state():
         return load(layer, *weights_of(module))
@@ -70,7 +71,8 @@ def from_brainstate(module: Any, **options: Any) -> Any:
     return layer
 
 
-def to_brainstate(layer: Norm) -> Any:
+@named("to_brainstate")
+def to_brainstate(layer: Norm) -> Foreign:
     """Build ``brainstate.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -90,20 +92,21 @@ def to_brainstate(layer: Norm) -> Any:
         If the layer has an option that brainstate lacks, which it names.
     """
     if type(layer) not in _OURS.values():
-        unknown("to_brainstate", layer, KINDS)
+        unknown(layer, KINDS)
     kind = type(layer).__name__
     target = f"brainstate.nn.{kind}"
-    check_expressible(layer, target, call="to_brainstate", has=("axis_name", "axis_index_groups", "dtype"))
+    check_expressible(layer, target, has=("axis_name", "axis_index_groups", "dtype"))
     scale, bias = weights_of(layer)
     options = {key: getattr(layer, key) for key in (*_SHARED, *_AXES[kind], "dtype")} | {"in_size": layer.in_size}
     options |= {"epsilon": epsilon_of(layer), "use_fast_variance": False, "use_scale": scale is not None}
     if isinstance(layer, GroupNorm):
-        options["in_size"] = (check_channels_last(layer, target, call="to_brainstate"),)
+        options["in_size"] = (check_channels_last(layer, target),)
     if not isinstance(layer, RMSNorm):
         options["use_bias"] = bias is not None
     return load(getattr(nn, kind)(**options), scale, bias)
 
 
+@named("register_converters")
 def register_converters(*frameworks: str) -> None:
     """Teach ``brainstate.interop`` our layers, so that its converters take whole models that hold them.
 
@@ -127,7 +130,7 @@ def register_converters(*frameworks: str) -> None:
         if framework not in _CONVERTERS:
             raise OptionError(f"register_converters takes 'nnx', 'linen' and 'equinox'; got {framework!r}.")
         home, build, export = _CONVERTERS[framework]
-        foreign = package(home, call="register_converters")
+        foreign = package(home)
         interop.supported_layers(framework)  # brainstate registers its own layers now, and not later over ours
         for kind, ours in _OURS.items():
             interop.register_layer_mapping(interop.LayerMapping(ours, framework, getattr(foreign, kind), build, export))
@@ -136,7 +139,7 @@ def register_converters(*frameworks: str) -> None:
 class _LinenPair(NamedTuple):
     """A linen module and its variables, as brainstate's adapter hands them around."""
 
-    module: Any
+    module: Foreign
     variables: Any
 
 

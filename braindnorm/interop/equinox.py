@@ -1,19 +1,21 @@
 """equinox.nn's norms, there and back. They see one example at a time; ours take any leading axes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
+from .._numerics.axes import Axes
 from .._optional import package
+from ..errors import named
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, refuse, unknown, weights_of
+from ._common import KINDS, Foreign, Norm, check_expressible, epsilon_of, lacks, load, refuse, unknown, weights_of
 from ._shapes import channels_first, check_channels_first, trailing, trailing_shape
 
 __all__ = ["from_equinox", "to_equinox"]
 
 
-def from_equinox(module: Any, in_size: int | Sequence[int] | None = None, **options: Any) -> Any:
+@named("from_equinox")
+def from_equinox(module: Foreign, in_size: Axes | None = None, **options: Any) -> Norm:
     """Build our layer from ``equinox.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm``.
 
     Parameters
@@ -38,25 +40,26 @@ def from_equinox(module: Any, in_size: int | Sequence[int] | None = None, **opti
     PackageError
         If equinox is not installed.
     """
-    nn = package("equinox.nn", call="from_equinox")
+    nn = package("equinox.nn")
     if type(module) is nn.GroupNorm:
-        theirs = channels_first(module, module.channels, in_size, call="from_equinox")
-        theirs |= {"num_groups": module.groups, "epsilon": module.eps}
-        theirs |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
-        return load(GroupNorm(**{**theirs, **options}), module.weight, module.bias)
+        arguments = channels_first(module, module.channels, in_size)
+        arguments |= {"num_groups": module.groups, "epsilon": module.eps}
+        arguments |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
+        return load(GroupNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.LayerNorm:
-        theirs = trailing(module.shape) | {"epsilon": module.eps}
-        theirs |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
-        return load(LayerNorm(**{**theirs, **options}), module.weight, module.bias)
+        arguments = trailing(module.shape) | {"epsilon": module.eps}
+        arguments |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
+        return load(LayerNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.RMSNorm:
         if module.use_bias and bool(jnp.any(module.bias != 0)):
-            refuse("from_equinox", "RMSNorm", "has a bias that is not 0, which ours lacks", "Add it after the norm.")
-        theirs = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
-        return load(RMSNorm(**{**theirs, **options}), module.weight)
-    unknown("from_equinox", module, KINDS)
+            refuse("RMSNorm", "has a bias that is not 0, which ours lacks", "Add it after the norm.")
+        arguments = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
+        return load(RMSNorm(**{**arguments, **options}), module.weight)
+    unknown(module, KINDS)
 
 
-def to_equinox(layer: Norm) -> Any:
+@named("to_equinox")
+def to_equinox(layer: Norm) -> Foreign:
     """Build ``equinox.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -76,22 +79,22 @@ def to_equinox(layer: Norm) -> Any:
     PackageError
         If equinox is not installed.
     """
-    eqx = package("equinox", call="to_equinox")
+    eqx = package("equinox")
     if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
-        unknown("to_equinox", layer, KINDS)
+        unknown(layer, KINDS)
     kind = type(layer).__name__
     target = f"equinox.nn.{kind}"
-    check_expressible(layer, target, call="to_equinox")
+    check_expressible(layer, target)
     scale, bias = weights_of(layer)
     if isinstance(layer, GroupNorm):
-        channels = check_channels_first(layer, target, call="to_equinox")
+        channels = check_channels_first(layer, target)
         if (scale is None) != (bias is None):
             remedy = "Build the layer with both or with neither."
-            lacks("to_equinox", layer, "one of scale and bias without the other", target, remedy)
+            lacks(layer, "one of scale and bias without the other", target, remedy)
         affine = {"channelwise_affine": scale is not None}
         module = eqx.nn.GroupNorm(layer.num_groups, channels, eps=epsilon_of(layer), **affine)
     else:
-        shape = trailing_shape(layer, target, call="to_equinox")
+        shape = trailing_shape(layer, target)
         learn = {"use_weight": scale is not None, "use_bias": bias is not None}
         module = getattr(eqx.nn, kind)(shape, eps=epsilon_of(layer), **learn)
     for key, value in (("weight", scale), ("bias", bias)):

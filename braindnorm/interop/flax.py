@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .._numerics.axes import as_axes
+import jax
+
+from .._numerics.axes import Axes, as_axes
 from .._optional import package
+from ..errors import named
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import AS_THERE, KINDS, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
+from ._common import AS_THERE, KINDS, Foreign, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
 from ._shapes import check_channels_last
 
 __all__ = ["from_flax", "to_flax", "to_linen"]
@@ -18,12 +21,13 @@ _SHARED = ("epsilon", "dtype", "axis_name", "axis_index_groups", "reduction_axes
 _CAREFUL = {"use_fast_variance": False}
 
 
+@named("from_flax")
 def from_flax(
-    module: Any,
+    module: Foreign,
     variables: Mapping[str, Any] | None = None,
-    in_size: int | Sequence[int] | None = None,
+    in_size: Axes | None = None,
     **options: Any,
-) -> Any:
+) -> Norm:
     """Build our layer from ``LayerNorm``, ``RMSNorm`` or ``GroupNorm`` of ``flax.nnx`` or ``flax.linen``.
 
     Parameters
@@ -55,24 +59,25 @@ def from_flax(
     -----
     `use_fast_variance` is not carried over: ours is at least as careful by default as flax's is at its best.
     """
-    linen, nnx = package("flax.linen", call="from_flax"), package("flax.nnx", call="from_flax")
+    linen, nnx = package("flax.linen"), package("flax.nnx")
     kind = type(module).__name__
     if kind not in KINDS or type(module) not in (getattr(nnx, kind), getattr(linen, kind)):
-        unknown("from_flax", module, KINDS)
+        unknown(module, KINDS)
     scale, bias = _weights(module, variables) if isinstance(module, linen.Module) else _variables(module)
     features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes")
-    theirs = {key: getattr(module, key) for key in _SHARED} | AS_THERE
-    theirs |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
+    arguments = {key: getattr(module, key) for key in _SHARED} | AS_THERE
+    arguments |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
     if kind == "RMSNorm":
-        return load(RMSNorm(**{**theirs, "feature_axes": features, **options}), scale)
-    theirs |= {"use_bias": module.use_bias}
+        return load(RMSNorm(**{**arguments, "feature_axes": features, **options}), scale)
+    arguments |= {"use_bias": module.use_bias}
     if kind == "LayerNorm":
-        return load(LayerNorm(**{**theirs, "feature_axes": features, **options}), scale, bias)
-    theirs |= {"num_groups": None if module.group_size else module.num_groups, "group_size": module.group_size}
-    return load(GroupNorm(**{**theirs, **options}), scale, bias)
+        return load(LayerNorm(**{**arguments, "feature_axes": features, **options}), scale, bias)
+    arguments |= {"num_groups": None if module.group_size else module.num_groups, "group_size": module.group_size}
+    return load(GroupNorm(**{**arguments, **options}), scale, bias)
 
 
-def to_flax(layer: Norm) -> Any:
+@named("to_flax")
+def to_flax(layer: Norm) -> Foreign:
     """Build ``nnx.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -93,8 +98,8 @@ def to_flax(layer: Norm) -> Any:
     PackageError
         If flax is not installed.
     """
-    nnx = package("flax.nnx", call="to_flax")
-    options = _options(layer, f"flax.nnx.{type(layer).__name__}", call="to_flax")
+    nnx = package("flax.nnx")
+    options = _options(layer, f"flax.nnx.{type(layer).__name__}")
     module = getattr(nnx, type(layer).__name__)(math.prod(_features(layer)), **options, rngs=nnx.Rngs(0))
     for key, value in zip(("scale", "bias"), weights_of(layer), strict=True):
         if value is not None:
@@ -102,7 +107,8 @@ def to_flax(layer: Norm) -> Any:
     return module
 
 
-def to_linen(layer: Norm) -> tuple[Any, dict[str, Any]]:
+@named("to_linen")
+def to_linen(layer: Norm) -> tuple[Foreign, dict[str, dict[str, jax.Array]]]:
     """Build ``linen.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -124,8 +130,8 @@ def to_linen(layer: Norm) -> tuple[Any, dict[str, Any]]:
     PackageError
         If flax is not installed.
     """
-    linen = package("flax.linen", call="to_linen")
-    options = _options(layer, f"flax.linen.{type(layer).__name__}", call="to_linen")
+    linen = package("flax.linen")
+    options = _options(layer, f"flax.linen.{type(layer).__name__}")
     params = {
         key: value.reshape(_features(layer))
         for key, value in zip(("scale", "bias"), weights_of(layer), strict=True)
@@ -134,11 +140,11 @@ def to_linen(layer: Norm) -> tuple[Any, dict[str, Any]]:
     return getattr(linen, type(layer).__name__)(**options), {"params": params}
 
 
-def _options(layer: Any, target: str, *, call: str) -> dict[str, Any]:
+def _options(layer: Any, target: str) -> dict[str, Any]:
     """Return our options as arguments of flax's norm of the same name."""
     if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
-        unknown(call, layer, KINDS)
-    check_expressible(layer, target, call=call, has=("axis_name", "axis_index_groups", "dtype"))
+        unknown(layer, KINDS)
+    check_expressible(layer, target, has=("axis_name", "axis_index_groups", "dtype"))
     scale, bias = weights_of(layer)
     options = {key: getattr(layer, key) for key in _SHARED} | {"use_scale": scale is not None, **_CAREFUL}
     options["epsilon"] = epsilon_of(layer)
@@ -148,7 +154,7 @@ def _options(layer: Any, target: str, *, call: str) -> dict[str, Any]:
     if not isinstance(layer, RMSNorm):
         options["use_bias"] = bias is not None
     if isinstance(layer, GroupNorm):
-        check_channels_last(layer, target, call=call)
+        check_channels_last(layer, target)
         options["num_groups"] = layer.num_groups
     else:
         options["feature_axes"] = tuple(axis - len(layer.in_size) for axis in layer.feature_axes)
@@ -160,29 +166,29 @@ def _features(layer: Any) -> tuple[int, ...]:
     return tuple(layer.in_size[axis] for axis in layer.feature_axes)
 
 
-def _variables(module: Any) -> tuple[Any, Any]:
+def _variables(module: Foreign) -> tuple[Any, Any]:
     """Return scale and bias of an nnx module."""
-    found = (getattr(module, key, None) for key in ("scale", "bias"))
-    scale, bias = (None if variable is None else variable[...] for variable in found)
+    both = (getattr(module, key, None) for key in ("scale", "bias"))
+    scale, bias = (None if variable is None else variable[...] for variable in both)
     return scale, bias
 
 
-def _weights(module: Any, variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
+def _weights(module: Foreign, variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
     """Return scale and bias from the variables of a linen module."""
     params = (variables or {}).get("params", {})
     for key in ("scale", "bias"):
         if getattr(module, f"use_{key}", False) and key not in params:
             remedy = "Pass what module.init returned: from_flax(module, variables)."
-            refuse("from_flax", type(module).__name__, f"of linen has a {key}, but the variables hold none", remedy)
+            refuse(type(module).__name__, f"of linen has a {key}, but the variables hold none", remedy)
     return params.get("scale"), params.get("bias")
 
 
-def _size(module: Any, features: Sequence[int], in_size: Any, scale: Any, bias: Any) -> Any:
+def _size(module: Foreign, features: Sequence[int], in_size: Any, scale: Any, bias: Any) -> Any:
     """Return `in_size`, or the number of features where the last axis holds them all."""
-    call, kind = "from_flax", type(module).__name__
+    kind = type(module).__name__
     if max(features) >= 0:
         remedy = "Write them as negative numbers, which count from the right."
-        refuse(call, kind, f"counts feature_axes={tuple(features)} from the left of an input of unknown rank", remedy)
+        refuse(kind, f"counts feature_axes={tuple(features)} from the left of an input of unknown rank", remedy)
     if in_size is not None:
         return in_size
     weight = scale if bias is None else bias
@@ -192,5 +198,5 @@ def _size(module: Any, features: Sequence[int], in_size: Any, scale: Any, bias: 
         known = math.prod(groups)
     if known is None or tuple(features) != (-1,):
         remedy = "Give in_size, the size of the input without its batch axes."
-        refuse(call, kind, f"does not tell how long its feature axes {tuple(features)} are", remedy)
+        refuse(kind, f"does not tell how long its feature axes {tuple(features)} are", remedy)
     return known

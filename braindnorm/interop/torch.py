@@ -1,20 +1,22 @@
 """torch.nn's norms, there and back."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from .._numerics.axes import Axes
 from .._optional import package
+from ..errors import named
 from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import KINDS, Norm, check_expressible, epsilon_of, lacks, load, unknown, weights_of
+from ._common import KINDS, Foreign, Norm, check_expressible, epsilon_of, lacks, load, unknown, weights_of
 from ._shapes import channels_first, check_channels_first, trailing, trailing_shape
 
 __all__ = ["from_torch", "to_torch"]
 
 
-def from_torch(module: Any, in_size: int | Sequence[int] | None = None, **options: Any) -> Any:
+@named("from_torch")
+def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> Norm:
     """Build our layer from ``torch.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm``.
 
     Parameters
@@ -44,21 +46,22 @@ def from_torch(module: Any, in_size: int | Sequence[int] | None = None, **option
     ``RMSNorm(eps=None)`` takes the spacing of the input's numbers; ours takes that of its weight, or of torch's default
     dtype without one.
     """
-    nn = package("torch.nn", call="from_torch")
+    nn = package("torch.nn")
     if type(module) is nn.LayerNorm:
-        theirs = trailing(module.normalized_shape) | {"epsilon": module.eps, **_learned(module)}
-        return load(LayerNorm(**{**theirs, **options}), _array(module.weight), _array(module.bias))
+        arguments = trailing(module.normalized_shape) | {"epsilon": module.eps, **_affine_arguments(module)}
+        return load(LayerNorm(**{**arguments, **options}), _array(module.weight), _array(module.bias))
     if type(module) is nn.RMSNorm:
-        theirs = trailing(module.normalized_shape) | {"epsilon": _rms_epsilon(module)}
-        return load(RMSNorm(**{**theirs, "use_scale": module.weight is not None, **options}), _array(module.weight))
+        arguments = trailing(module.normalized_shape) | {"epsilon": _rms_epsilon(module)}
+        return load(RMSNorm(**{**arguments, "use_scale": module.weight is not None, **options}), _array(module.weight))
     if type(module) is nn.GroupNorm:
-        theirs = channels_first(module, module.num_channels, in_size, call="from_torch") | _learned(module)
-        theirs |= {"num_groups": module.num_groups, "epsilon": module.eps}
-        return load(GroupNorm(**{**theirs, **options}), _array(module.weight), _array(module.bias))
-    unknown("from_torch", module, KINDS)
+        arguments = channels_first(module, module.num_channels, in_size) | _affine_arguments(module)
+        arguments |= {"num_groups": module.num_groups, "epsilon": module.eps}
+        return load(GroupNorm(**{**arguments, **options}), _array(module.weight), _array(module.bias))
+    unknown(module, KINDS)
 
 
-def to_torch(layer: Norm) -> Any:
+@named("to_torch")
+def to_torch(layer: Norm) -> Foreign:
     """Build ``torch.nn.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
 
     Parameters
@@ -78,20 +81,20 @@ def to_torch(layer: Norm) -> Any:
     PackageError
         If torch is not installed.
     """
-    torch = package("torch", call="to_torch")
+    torch = package("torch")
     if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
-        unknown("to_torch", layer, KINDS)
+        unknown(layer, KINDS)
     target = f"torch.nn.{type(layer).__name__}"
-    check_expressible(layer, target, call="to_torch")
+    check_expressible(layer, target)
     scale, bias = weights_of(layer)
     if scale is None and bias is not None:
-        lacks("to_torch", layer, "a bias without a scale", target, "Build the layer with use_scale=True.")
+        lacks(layer, "a bias without a scale", target, "Build the layer with use_scale=True.")
     affine, epsilon = scale is not None, epsilon_of(layer)
     if isinstance(layer, GroupNorm):
-        channels = check_channels_first(layer, target, call="to_torch")
+        channels = check_channels_first(layer, target)
         module = torch.nn.GroupNorm(layer.num_groups, channels, eps=epsilon, affine=affine, bias=bias is not None)
     else:
-        shape = trailing_shape(layer, target, call="to_torch")
+        shape = trailing_shape(layer, target)
         extra = {"bias": bias is not None} if isinstance(layer, LayerNorm) else {}
         module = getattr(torch.nn, type(layer).__name__)(shape, eps=epsilon, elementwise_affine=affine, **extra)
     for key, value in (("weight", scale), ("bias", bias)):
@@ -101,7 +104,7 @@ def to_torch(layer: Norm) -> Any:
     return module
 
 
-def _learned(module: Any) -> dict[str, Any]:
+def _affine_arguments(module: Foreign) -> dict[str, Any]:
     return {"use_scale": module.weight is not None, "use_bias": module.bias is not None}
 
 
@@ -113,9 +116,9 @@ def _array(tensor: Any) -> Any:
     return jnp.asarray(values.astype(jnp.dtype(str(tensor.dtype).removeprefix("torch."))))
 
 
-def _rms_epsilon(module: Any) -> float:
+def _rms_epsilon(module: Foreign) -> float:
     if module.eps is not None:
         return float(module.eps)
-    torch = package("torch", call="from_torch")
+    torch = package("torch")
     dtype = torch.get_default_dtype() if module.weight is None else module.weight.dtype
     return float(torch.finfo(dtype).eps)

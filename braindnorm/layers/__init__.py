@@ -16,13 +16,13 @@ use_scale : bool
 use_bias : bool
     Whether to learn a bias (beta), of the shape of the scale.
 scale_init : callable, array_like or Quantity
-    The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the threshold-dependent
-    scale) and is stored as a plain array, so that optimizers and checkpoints see plain parameters.
+    The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers and
+    checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
 bias_init : callable, array_like or Quantity
     The initial bias, in the ways of `scale_init`.
 param_type : type
     The ParamState that holds scale and bias; its ``execute(z)`` applies them.
-num_steps : int, optional
+param_steps : int, optional
     With T, scale and bias get a leading axis of T time steps [1]_ [2]_. The steps that an input is of come from
     ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on a
     whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -38,10 +38,26 @@ References
 """
 
 from ._affine import NormParam
+from ._phase import phase
+from .batch_norm import BatchNorm
+from .batch_norms import BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .over_time import OverTime
 from .rms_norm import RMSNorm
 
-__all__ = ["DivisiveNorm", "GroupNorm", "LayerNorm", "NormParam", "OverTime", "RMSNorm"]
+__all__ = [
+    "BatchNorm",
+    "BatchNorm0d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "DivisiveNorm",
+    "GroupNorm",
+    "LayerNorm",
+    "NormParam",
+    "OverTime",
+    "RMSNorm",
+    "phase",
+]

@@ -1,7 +1,7 @@
 """How much of the past a step keeps: a plain factor, or a time constant."""
 
 import math
-from typing import Any
+import operator
 
 import brainstate
 import jax
@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
+from .._numerics.memory import Rate
 from ..errors import DtypeError, OptionError, UnitError
+from ..units import Mantissa, QuantityLike, Unit
 
 
-def check_decay(decay: Any, tau: Any) -> None:
+def check_decay(decay: float | None, tau: QuantityLike | None) -> None:
     """Raise unless at most one is given, `decay` lies between 0 and 1, and `tau` is positive.
 
     Raises
@@ -32,7 +34,7 @@ def check_decay(decay: Any, tau: Any) -> None:
         raise OptionError(f"tau must be longer than 0; got {tau!r}.")
 
 
-def rate_of(decay: Any, tau: Any) -> Any:
+def rate_of(decay: float | None, tau: QuantityLike | None) -> Rate:
     r"""Return how fast the past fades, :math:`\Delta t / \tau` or :math:`-\ln` of `decay`; 0 where neither is given.
 
     The rate has digits where the factor has none: 0.9999 of float32 to the power of 100000 is off by 3e-3.
@@ -54,16 +56,16 @@ def rate_of(decay: Any, tau: Any) -> Any:
             " brainstate.environ.set(dt=0.1 * brainunit.ms), or give decay instead of tau."
         )
     if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(dt)):
-        rate = _step_over_constant(dt, tau)
+        rate = jnp.asarray(_step_over_constant(dt, tau))
         return jnp.where(rate > 0, rate, jnp.nan)  # known only when the program runs: NaN, not a factor above 1
     with jax.ensure_compile_time_eval():  # what is known stays known while a program is traced
-        rate = np.asarray(_step_over_constant(dt, tau))
-    if rate.ndim or not rate > 0:
+        known = np.asarray(_step_over_constant(dt, tau))
+    if known.ndim or not known > 0:
         raise OptionError(f"the environment's time step dt must be one time, longer than 0; got {dt!r}.")
-    return float(rate)
+    return float(known)
 
 
-def _step_over_constant(dt: Any, tau: Any) -> Any:
+def _step_over_constant(dt: QuantityLike, tau: QuantityLike) -> Mantissa:
     constant, unit = units.strip(tau, None)
     step, arrived = units.strip(dt, None)
     if not arrived.has_same_dim(unit):
@@ -71,15 +73,16 @@ def _step_over_constant(dt: Any, tau: Any) -> Any:
             f"tau={tau} and the environment's time step dt={dt} must both be times, or both be plain numbers."
             f" Write tau={_as_time(tau, unit)} and brainstate.environ.set(dt={_as_time(dt, arrived)})."
         )
-    return units.convert(step, arrived, unit) / constant
+    quotient: Mantissa = operator.truediv(units.convert(step, arrived, unit), constant)
+    return quotient
 
 
-def _as_time(value: Any, unit: Any) -> str:
+def _as_time(value: QuantityLike, unit: Unit) -> str:
     known = "..." if isinstance(value, jax.core.Tracer) or not unit.is_unitless else value
     return f"{known} * brainunit.ms"
 
 
-def _number(value: Any, option: str) -> tuple[Any, Any]:
+def _number(value: QuantityLike, option: str) -> tuple[np.ndarray, Unit]:
     """Return one number, and its unit."""
     try:
         mantissa, unit = units.strip(value, None)

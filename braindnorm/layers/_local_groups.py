@@ -1,12 +1,15 @@
 """How many groups of channels are here, where a device may hold a part of the channels."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import units
 from ..errors import OptionError
 
+if TYPE_CHECKING:
+    from .group_norm import GroupNorm
 
-def local_groups(layer: Any, x: Any) -> int:
+
+def local_groups(layer: "GroupNorm", x: units.QuantityLike) -> int:
     """Return the number of groups that the channels of `x` make, of all those that `in_size` says there are.
 
     A device holds whole groups, or an equal part of one: the devices that hold the rest are then those of its row in
@@ -36,7 +39,7 @@ def local_groups(layer: Any, x: Any) -> int:
     return 1 if channels < size else int(channels // size)
 
 
-def _undecided(layer: Any, channels: int) -> str:
+def _undecided(layer: "GroupNorm", channels: int) -> str:
     whole, size = layer.in_size[layer.feature_axis], layer.group_size
     message = (
         f"{channels} of {whole} channels are here, groups have {size}, and a sum over all of"
@@ -50,7 +53,7 @@ def _undecided(layer: Any, channels: int) -> str:
     )
 
 
-def _and_groups(layer: Any, channels: int) -> str:
+def _and_groups(layer: "GroupNorm", channels: int) -> str:
     whole, size = layer.in_size[layer.feature_axis], layer.group_size
     return f", and axis_index_groups={_rows(whole, channels, size)}" if size < whole else ""
 

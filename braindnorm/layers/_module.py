@@ -2,13 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import brainstate
 
 from ..errors import NormError
-from ._watch import watched
+from ..units import Shape
+from ._watch import Method, watched
 from ._wiring import label
 
 
@@ -19,7 +19,7 @@ class Signature:
     and :func:`help` would show.
     """
 
-    def __get__(self, layer: Any, owner: type) -> inspect.Signature:
+    def __get__(self, layer: "NormModule | None", owner: type) -> inspect.Signature:
         if layer is not None:
             return inspect.signature(layer.update)
         constructor = inspect.signature(owner.__init__)  # type: ignore[misc]  # of this very class, not of a subclass
@@ -34,20 +34,23 @@ class NormModule(brainstate.nn.Module):
 
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
     __signature__ = Signature()
+    if TYPE_CHECKING:  # brainstate takes other spellings of a size, and returns a tuple
+        in_size: Shape  # type: ignore[override]
+        out_size: Shape  # type: ignore[override]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in ("__init__", "init_state", "reset_state", "update", "sequence"):
+        for name in ("__init__", "init_state", "reset_state", "update", "update_sequence"):
             method = vars(cls).get(name)
             if inspect.isfunction(method):
-                setattr(cls, name, _named(watched(method) if name in ("update", "sequence") else method))
+                setattr(cls, name, _named(watched(method) if name in ("update", "update_sequence") else method))
 
 
-def _named(method: Callable[..., Any]) -> Callable[..., Any]:
+def _named(method: Method) -> Method:
     """Return a method whose errors say which layer was called."""
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: NormModule, *args: object, **kwargs: object) -> object:
         try:
             return method(self, *args, **kwargs)
         except NormError as error:

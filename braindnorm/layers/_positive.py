@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from brainstate.nn import ExpT
 
@@ -15,6 +16,6 @@ class PositiveT(ExpT):
     def __init__(self) -> None:
         super().__init__(0.0)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any) -> jax.Array:
         """Return exp(x)."""
         return jnp.exp(x)

@@ -1,20 +1,20 @@
 """What OverTime is told: which norm, how many trials, which axis is time, where trials begin."""
 
-import operator
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics.axes import as_axes
+from .._numerics.axes import Axes, as_axes, as_int
 from ..errors import AxisError, OptionError
+from ..units import Shape
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
 
+Wrapped = LayerNorm | RMSNorm | GroupNorm
 
-def check_wrapped(norm: Any) -> None:
+
+def check_wrapped(norm: Wrapped) -> None:
     """Raise unless `norm` is a norm whose statistics are all that it does.
 
     Raises
@@ -41,19 +41,21 @@ def check_wrapped(norm: Any) -> None:
         )
 
 
-def batch_shape(batch_size: Any) -> tuple[int, ...]:
+def batch_shape(batch_size: Axes | None) -> Shape:
     """Return the batch axes of a step: of an integer, several, or None for a single trial.
 
     Raises
     ------
     OptionError
-        If they are no integers, or one is below 0.
+        If they are not integers, or one is below 0.
     """
     if batch_size is None:
         return ()
-    several = batch_size if isinstance(batch_size, list | tuple | np.ndarray) and np.ndim(batch_size) else [batch_size]
+    several: list[object] = [batch_size]
+    if isinstance(batch_size, list | tuple | np.ndarray) and np.ndim(batch_size):
+        several = list(batch_size)
     try:
-        sizes = tuple(-1 if isinstance(n, bool | np.bool_) else operator.index(n) for n in several)
+        sizes = tuple(map(as_int, several))
     except TypeError:
         sizes = (-1,)
     if min(sizes, default=0) < 0:
@@ -64,13 +66,13 @@ def batch_shape(batch_size: Any) -> tuple[int, ...]:
     return sizes
 
 
-def check_time_axis(time_axis: Any) -> int:
+def check_time_axis(time_axis: Axes) -> int:
     """Return the one axis that is time.
 
     Raises
     ------
     AxisError
-        If it is no integer, or several.
+        If it is not one integer.
     """
     axes = as_axes(time_axis, option="time_axis")
     if len(axes) != 1:

@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from ..units import MaskLike, QuantityLike, Result
+
 
 class Call(NamedTuple):
     """One call of a layer: what came in, with its mask, and what went out."""
 
-    x: Any
-    y: Any
-    mask: Any
+    x: QuantityLike
+    y: Result
+    mask: MaskLike | None
     whole_sequence: bool
 
 
 Watcher = Callable[[Call], None]
+Method = Callable[..., Any]  # of a layer, whatever it takes
 
 # who watches which layer, by the layer's id
 _WATCHERS: ContextVar[Mapping[int, tuple[Watcher, ...]]] = ContextVar("braindnorm_watchers")
@@ -25,7 +28,7 @@ _NOBODY: Mapping[int, tuple[Watcher, ...]] = {}
 
 
 @contextmanager
-def watching(watchers: Mapping[Any, Watcher]) -> Iterator[None]:
+def watching(watchers: Mapping[object, Watcher]) -> Iterator[None]:
     """Let each layer tell its watcher of every call inside the ``with`` block, from this thread."""
     now = dict(_WATCHERS.get(_NOBODY))
     for layer, watcher in watchers.items():
@@ -37,12 +40,12 @@ def watching(watchers: Mapping[Any, Watcher]) -> Iterator[None]:
         _WATCHERS.reset(token)
 
 
-def watched(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a layer's ``update`` (or ``sequence``) that tells the layer's watchers of the call, if it has any."""
+def watched(method: Method) -> Method:
+    """Return a layer's ``update`` (or ``update_sequence``) that tells the layer's watchers, if any, of the call."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: object, *args: object, **kwargs: object) -> object:
         watchers = _WATCHERS.get(_NOBODY)
         if not watchers or id(self) not in watchers:
             return method(self, *args, **kwargs)
@@ -55,7 +58,7 @@ def watched(method: Callable[..., Any]) -> Callable[..., Any]:
         arguments = signature.bind(self, *args, **kwargs).arguments
         x = [*arguments.values()][1]
         for watcher in watchers[id(self)]:
-            watcher(Call(x, y, arguments.get("mask"), method.__name__ == "sequence"))
+            watcher(Call(x, y, arguments.get("mask"), method.__name__ == "update_sequence"))
         return y
 
     return call

@@ -1,23 +1,43 @@
 """What a layer hands to its functional norm, and what it can refuse before it has seen an input."""
 
-from typing import Any
+from __future__ import annotations
 
-import brainstate
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from .. import units
+from .._numerics.collectives import AxisName
 from ..errors import OptionError
 from ..functional._dtypes import result_dtype
-from ..functional._enter import check_masked_output
+from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
 from ..functional._reduction import check_axis_name
 from ..functional._standardize import check_fast_variance
 from ..masks._step_mask import with_step_mask
+from ..units import DtypeLike, MaskLike, QuantityLike, Unit
 
-OPTIONS = (
-    "epsilon", "unit", "out_unit", "masked_output", "axis_name", "axis_index_groups", "use_fast_variance", "dtype",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from ._norm import AffineModule
 
 
-def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
+class SharedOptions:
+    """The options that all layers with moments share, as their attributes: :func:`keep_options` sets them."""
+
+    epsilon: QuantityLike
+    unit: Unit | None
+    out_unit: Unit | None
+    masked_output: MaskedOutput
+    axis_name: AxisName | None
+    axis_index_groups: Sequence[Sequence[int]] | None
+    use_fast_variance: bool
+    dtype: DtypeLike | None
+
+
+OPTIONS = tuple(SharedOptions.__annotations__)
+
+
+def keep_options(layer: SharedOptions, **options: Unpack[NormOptions]) -> None:
     """Set the shared options as attributes of a layer, and refuse those that no input could make right.
 
     The checks are those of the functional norm itself, asked early.
@@ -30,23 +50,31 @@ def keep_options(layer: brainstate.nn.Module, **options: Any) -> None:
     result_dtype([], options["dtype"])
     units.check_epsilon(options["epsilon"], unit)
     for key in OPTIONS:
-        setattr(layer, key, options[key])
+        setattr(layer, key, options[key])  # type: ignore[literal-required]
 
 
-def check_name(name: Any, layer: Any) -> str | None:
+def keep_flags(layer: object, **flags: bool) -> None:
+    """Set attributes of a layer that are True or False."""
+    for key, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise OptionError(f"{key} must be True or False; got {flag!r}.")
+        setattr(layer, key, bool(flag))
+
+
+def check_name(name: str | None, layer: object) -> str | None:
     """Return what a layer is to be called, or None; brainstate takes nothing but text."""
     if name is None or isinstance(name, str):
         return name
     raise OptionError(f"name must be text or None; got {name!r}.")
 
 
-def call_options(layer: Any, x: Any, mask: Any) -> dict[str, Any]:
+def call_options(layer: AffineModule, x: QuantityLike, mask: MaskLike | None) -> dict[str, Any]:
     """Return the shared options of a layer as arguments of its functional norm, and the mask of this call."""
     mask = with_step_mask(mask, x, layer.in_size)
     return {"mask": mask, **{key: getattr(layer, key) for key in OPTIONS}}
 
 
-def label(layer: brainstate.nn.Module) -> str:
+def label(layer: object) -> str:
     """Return what errors call a layer: its class, and its name or else its size."""
     kind = type(layer).__name__
     name, size = getattr(layer, "name", None), getattr(layer, "in_size", None)  # not there yet while it is built

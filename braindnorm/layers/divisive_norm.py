@@ -1,7 +1,9 @@
 """Divisive normalization as a Module."""
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +12,16 @@ from brainstate.nn import Param
 
 from .. import functional, units
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_shape
+from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import OptionError
+from ..functional._divisive import Pool
 from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ..functional._dtypes import result_dtype
 from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
 from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
+from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
 from ._module import NormModule
 from ._positive import PositiveT
 from ._wiring import check_name
@@ -100,21 +105,21 @@ class DivisiveNorm(NormModule):
 
     def __init__(
         self,
-        in_size: int | Sequence[int],
+        in_size: Axes,
         pool_axes: Axes = -1,
         feature_axes: Axes = -1,
         *,
         exponent: float = 2.0,
-        sigma: Any = 1.0,
-        gamma: Any = 1.0,
-        pool: Any = "mean",
+        sigma: Initializer | Param = 1.0,
+        gamma: Initializer | Param = 1.0,
+        pool: Pool | Param = "mean",
         rectify: bool = True,
         masked_output: MaskedOutput = "zero",
-        axis_name: Hashable | None = None,
+        axis_name: AxisName | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
-        dtype: Any = None,
-        unit: Any = None,
-        out_unit: Any = None,
+        dtype: DtypeLike | None = None,
+        unit: Unit | None = None,
+        out_unit: Unit | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -130,16 +135,16 @@ class DivisiveNorm(NormModule):
         check_masked_output(masked_output)
         check_axis_name(axis_name, axis_index_groups)
         result_dtype([], dtype)
-        self.sigma, self.unit = self._learned("sigma", sigma, units.check_unit(unit, option="unit"))
-        self.gamma, self.out_unit = self._learned("gamma", gamma, units.check_unit(out_unit, option="out_unit"))
+        self.sigma, self.unit = self._parameter("sigma", sigma, units.check_unit(unit, option="unit"))
+        self.gamma, self.out_unit = self._parameter("gamma", gamma, units.check_unit(out_unit, option="out_unit"))
 
     @property
-    def sigma_quantity(self) -> Any:
+    def sigma_quantity(self) -> Result:
         """Sigma with the unit of the drive, where that is declared."""
         return _quantity(self.sigma, self.unit)
 
     @property
-    def gamma_quantity(self) -> Any:
+    def gamma_quantity(self) -> Result:
         """Gamma with the output's unit, where that is declared."""
         return _quantity(self.gamma, self.unit if self.out_unit is None else self.out_unit)
 
@@ -149,7 +154,7 @@ class DivisiveNorm(NormModule):
         options: NormOptions = {"axis_name": self.axis_name, "axis_index_groups": groups}
         return reduction_over(shape, self.pool_axes, options)
 
-    def update(self, x: Any, *, mask: Any = None) -> Any:
+    def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Respond to the drive `x`.
 
         Parameters
@@ -173,7 +178,10 @@ class DivisiveNorm(NormModule):
             **{option: getattr(self, option) for option in OPTIONS},
         )
 
-    def _learned(self, option: str, value: Any, unit: Any) -> tuple[Param, Any]:
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update
+
+    def _parameter(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
         """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
         if isinstance(value, Param):
             return value, unit
@@ -183,8 +191,8 @@ class DivisiveNorm(NormModule):
             plain, unit = units.strip_parameters({option: value}, unit)
             start = jnp.asarray(real_parameter(plain[option], option))
         else:
-            given = units.strip_parameters({option: value}, None)[1]
-            unit = given if unit is None else unit
+            sigma_unit = units.strip_parameters({option: value}, None)[1]
+            unit = sigma_unit if unit is None else unit
             start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
@@ -194,10 +202,10 @@ class DivisiveNorm(NormModule):
         return Param(jnp.broadcast_to(start, shape), t=PositiveT()), unit
 
 
-def _quantity(parameter: Param, unit: Any) -> Any:
-    value, given = units.strip(parameter.value(), None)
-    return units.restore(value, unit if given.is_unitless and unit is not None else given)
+def _quantity(parameter: Param, unit: Unit | None) -> Result:
+    value, arrived = units.strip(parameter.value(), None)
+    return units.restore(jnp.asarray(value), unit if arrived.is_unitless and unit is not None else arrived)
 
 
-def _value(pool: Any) -> Any:
+def _value(pool: Pool | Param) -> Pool:
     return pool.value() if isinstance(pool, Param) else pool

@@ -1,26 +1,30 @@
 """Group normalization as a Module."""
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, SupportsIndex
+
+from brainstate import ParamState
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import DEFAULT_GROUPS, Axes, as_axes, as_size, canonical_axes, single_axis, split_groups
+from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import AxisError
 from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import grouped_reduction
-from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
+from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Shape, Unit
+from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
 from ._local_groups import local_groups
-from ._module import NormModule
-from ._norm import norm_options
-from ._per_step import check_num_steps
+from ._norm import AffineModule, norm_options
+from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
 
 
-def _feature_axes(feature_axis: Any, ndim: int) -> tuple[int, ...]:
+def _feature_axes(feature_axis: Axes, ndim: int) -> Shape:
     try:
         return canonical_axes(feature_axis, ndim, option="feature_axis")
     except AxisError as error:
@@ -30,7 +34,7 @@ def _feature_axes(feature_axis: Any, ndim: int) -> tuple[int, ...]:
         ) from None
 
 
-class GroupNorm(NormModule):
+class GroupNorm(AffineModule):
     r"""Group normalization [1]_ that knows units and masks.
 
     .. math:: y = \gamma \, \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \varepsilon}} + \beta
@@ -40,7 +44,9 @@ class GroupNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     feature_axis : int
         The axis of `in_size` that holds the channels: ``GroupNorm((C, H, W), feature_axis=0)`` is channels-first.
     num_groups, group_size : int or None
@@ -48,7 +54,8 @@ class GroupNorm(NormModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
@@ -59,9 +66,8 @@ class GroupNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     reduction_axes : int or sequence of int, optional
         The axes of the input that the statistics run over besides the channels of the group, which always count. With
         None: every axis but the leading one, which is the batch, unless it holds the channels. Under ``vmap`` and for
@@ -84,7 +90,7 @@ class GroupNorm(NormModule):
     masked_output : {'zero', 'input', 'normalize'}
         What comes out at masked positions: 0; the input, where the output's unit is of the input's dimension; or the
         input normalized with the statistics of the valid ones (what is not finite counts as 0).
-    num_steps : int, optional
+    param_steps : int, optional
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -122,26 +128,26 @@ class GroupNorm(NormModule):
     @says_what_to_write()
     def __init__(
         self,
-        in_size: int | Sequence[int],
-        feature_axis: Any = -1,
-        num_groups: int | None = DEFAULT_GROUPS,
-        group_size: int | None = None,
+        in_size: Axes,
+        feature_axis: Axes = -1,
+        num_groups: SupportsIndex | None = DEFAULT_GROUPS,
+        group_size: SupportsIndex | None = None,
         *,
-        epsilon: Any = 1e-6,
-        dtype: Any = None,
+        epsilon: QuantityLike = 1e-6,
+        dtype: DtypeLike | None = None,
         use_bias: bool = True,
         use_scale: bool = True,
-        bias_init: Any = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
-        scale_init: Any = init.Constant(1.0),  # noqa: B008
+        bias_init: Initializer = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
+        scale_init: Initializer = init.Constant(1.0),  # noqa: B008
         reduction_axes: Axes | None = None,
-        axis_name: Hashable | None = None,
+        axis_name: AxisName | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         use_fast_variance: bool = True,
-        param_type: type = NormParam,
-        unit: Any = None,
-        out_unit: Any = None,
+        param_type: type[ParamState] = NormParam,
+        unit: Unit | None = None,
+        out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
-        num_steps: int | None = None,
+        param_steps: SupportsIndex | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -156,7 +162,7 @@ class GroupNorm(NormModule):
         self.num_groups, self.group_size = split_groups(size[channel_axis], num_groups, group_size)
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
-        self.num_steps = check_num_steps(num_steps)
+        self.param_steps = check_param_steps(param_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
         keep_options(
             self,
@@ -171,7 +177,7 @@ class GroupNorm(NormModule):
         )
 
     @property
-    def affine_param(self) -> Any:
+    def affine_param(self) -> ParamState | None:
         """The state with the learned parameters; None if there are none."""
         return self.weight
 
@@ -181,7 +187,7 @@ class GroupNorm(NormModule):
         return grouped_reduction(shape, self.reduction_axes, self.feature_axis, groups, norm_options(self))
 
     @says_what_to_write(hint="The mask is given as mask=mask")
-    def update(self, x: Any, *, mask: Any = None) -> Any:
+    def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Normalize `x`.
 
         Parameters
@@ -202,6 +208,9 @@ class GroupNorm(NormModule):
             local_groups(self, x),
             feature_axis=self.feature_axis,
             reduction_axes=self.reduction_axes,
-            **learned(self, self.weight, x),
+            **affine_arguments(self, self.weight, x),
             **call_options(self, x, mask),
         )
+
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update

@@ -1,25 +1,29 @@
 """Layer normalization as a Module."""
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+
+from brainstate import ParamState
 from brainstate.nn import init
 
 from .. import functional
 from .._numerics.axes import Axes, as_axes, as_size, canonical_axes
+from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import named
 from ..functional._arguments import says_what_to_write
 from ..functional._enter import MaskedOutput
 from ..functional._reduction import reduction_over
-from ._affine import NormParam, ReadOut, check_features, explain_missing, learned, make_affine
-from ._module import NormModule
-from ._norm import norm_options
-from ._per_step import check_num_steps
+from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Shape, Unit
+from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
+from ._norm import AffineModule, norm_options
+from ._per_step import check_param_steps
 from ._wiring import call_options, check_name, keep_options
 
 
-class LayerNorm(NormModule):
+class LayerNorm(AffineModule):
     r"""Layer normalization [1]_ that knows units and masks.
 
     .. math:: y = \gamma \, \frac{x - \mu}{\sqrt{\sigma^2 + \varepsilon}} + \beta
@@ -29,7 +33,9 @@ class LayerNorm(NormModule):
     Parameters
     ----------
     in_size : int or sequence of int
-        The size of the input without its batch axes.
+        The size of the input without its batch axes. Only the feature axes of an input are compared with it: the others
+        may be of any length, since images of another size and shorter sequences are valid. Without parameters, and with
+        features that devices may share, so is a part.
     reduction_axes : int or sequence of int
         The axes of the input that the statistics run over. Write negative ones: they count from the right, whatever
         batch or time axes come before, and under ``vmap``. Positive ones index the input as it comes.
@@ -38,7 +44,8 @@ class LayerNorm(NormModule):
     epsilon : float or Quantity
         :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
         the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared.
+        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
+        in that unit.
     use_bias : bool
         Whether to learn a bias (beta), of the shape of the scale.
     use_scale : bool
@@ -46,9 +53,8 @@ class LayerNorm(NormModule):
     bias_init : callable, array_like or Quantity
         The initial bias, in the ways of `scale_init`.
     scale_init : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array, so that optimizers
+        and checkpoints see plain parameters. A threshold-dependent scale is ``Constant(alpha * (V_th - V_rest))``.
     axis_name : hashable or tuple of hashable, optional
         Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
     axis_index_groups : sequence of sequence of int, optional
@@ -70,7 +76,7 @@ class LayerNorm(NormModule):
     masked_output : {'zero', 'input', 'normalize'}
         What comes out at masked positions: 0; the input, where the output's unit is of the input's dimension; or the
         input normalized with the statistics of the valid ones (what is not finite counts as 0).
-    num_steps : int, optional
+    param_steps : int, optional
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
@@ -105,29 +111,30 @@ class LayerNorm(NormModule):
     bias_quantity = ReadOut("bias")
     if not TYPE_CHECKING:  # a type checker would take every name for an attribute
         __getattr__ = explain_missing
+    reduction_axes: Shape
     centred = True
 
     @says_what_to_write()
     def __init__(
         self,
-        in_size: int | Sequence[int],
+        in_size: Axes,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
         *,
-        epsilon: Any = 1e-6,
+        epsilon: QuantityLike = 1e-6,
         use_bias: bool = True,
         use_scale: bool = True,
-        bias_init: Any = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
-        scale_init: Any = init.Constant(1.0),  # noqa: B008
-        axis_name: Hashable | None = None,
+        bias_init: Initializer = init.ZeroInit(),  # noqa: B008  (brainstate's default, without state)
+        scale_init: Initializer = init.Constant(1.0),  # noqa: B008
+        axis_name: AxisName | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
         use_fast_variance: bool = True,
-        dtype: Any = None,
-        param_type: type = NormParam,
-        unit: Any = None,
-        out_unit: Any = None,
+        dtype: DtypeLike | None = None,
+        param_type: type[ParamState] = NormParam,
+        unit: Unit | None = None,
+        out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
-        num_steps: int | None = None,
+        param_steps: SupportsIndex | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -137,7 +144,7 @@ class LayerNorm(NormModule):
         self.feature_axes = canonical_axes(feature_axes, len(size), option="feature_axes")
         self.use_scale, self.use_bias = use_scale, use_bias
         self.scale_init, self.bias_init = scale_init, bias_init
-        self.num_steps = check_num_steps(num_steps)
+        self.param_steps = check_param_steps(param_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": use_scale, "bias": use_bias}, out_unit)
         keep_options(
             self,
@@ -154,8 +161,8 @@ class LayerNorm(NormModule):
     @classmethod
     def from_normalized_shape(
         cls,
-        normalized_shape: int | Sequence[int],
-        epsilon: Any = 1e-5,
+        normalized_shape: Axes,
+        epsilon: QuantityLike = 1e-5,
         elementwise_affine: bool = True,
         use_bias: bool = True,
         **options: Any,
@@ -188,7 +195,7 @@ class LayerNorm(NormModule):
         return cls(size, axes, axes, epsilon=epsilon, use_scale=elementwise_affine, use_bias=use_bias, **options)
 
     @property
-    def affine_param(self) -> Any:
+    def affine_param(self) -> ParamState | None:
         """The state with the learned parameters; None if there are none."""
         return self.weight
 
@@ -197,7 +204,7 @@ class LayerNorm(NormModule):
         return reduction_over(shape, self.reduction_axes, norm_options(self))
 
     @says_what_to_write(hint="The mask is given as mask=mask")
-    def update(self, x: Any, *, mask: Any = None) -> Any:
+    def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Normalize `x`.
 
         Parameters
@@ -214,5 +221,11 @@ class LayerNorm(NormModule):
         """
         check_features(self, x, self.weight)
         return functional.layer_norm(
-            x, reduction_axes=self.reduction_axes, **learned(self, self.weight, x), **call_options(self, x, mask)
+            x,
+            reduction_axes=self.reduction_axes,
+            **affine_arguments(self, self.weight, x),
+            **call_options(self, x, mask),
         )
+
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update

@@ -1,16 +1,16 @@
 """Statistics over time: a norm with a memory."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, SupportsIndex
 
 import brainstate
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import units
-from .._numerics.axes import as_size, canonical_axes
+from .._numerics.axes import Axes, as_size, canonical_axes
 from .._numerics.memory import Memory
-from .._numerics.moments import Reduction
 from ..errors import AxisError, OptionError, UnitError, named
 from ..functional import Statistics
 from ..functional._enter import enter
@@ -19,11 +19,13 @@ from ..functional._over_time import Clock
 from ..functional._standardize import standardization
 from ..masks._align import align, as_booleans
 from ..masks._step_mask import fit_leading, with_step_mask
-from ._affine import check_features, learned
+from ..units import MaskLike, QuantityLike, Result
+from ._affine import affine_arguments, check_features
 from ._decay import check_decay, rate_of
 from ._module import NormModule
 from ._norm import norm_options
-from ._time_arguments import batch_shape, check_time_axis, check_wrapped, each_step
+from ._sequence import move_axis, of_sequence, steps_of
+from ._time_arguments import Wrapped, batch_shape, check_time_axis, check_wrapped, each_step
 from ._wiring import check_name, label
 
 
@@ -47,7 +49,7 @@ class OverTime(NormModule):
         The time constant of forgetting, instead of `decay`: :math:`\lambda = \exp(-\Delta t / \tau)`, with ``dt`` from
         ``brainstate.environ``.
     time_axis : int
-        The axis of a whole sequence that is time, for :meth:`sequence`.
+        The axis of a whole sequence that is time, for :meth:`update_sequence`.
     name : str, optional
         The module's name, which errors show.
 
@@ -66,10 +68,10 @@ class OverTime(NormModule):
     make it with ``init_state(batch_size)``, clear it with ``reset_state()``, and read it with :attr:`statistics`. In a
     step where nothing is valid it stays as it is, bit for bit: such a step does not decay it either.
 
-    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`sequence` takes all steps at once by
+    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once by
     ``jax.lax.associative_scan``. Both start from the memory, leave it as it is at the end, and give the same numbers.
 
-    Scale and bias of each step (`num_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
+    Scale and bias of each step (`param_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
     environment.
 
     References
@@ -93,18 +95,24 @@ class OverTime(NormModule):
     __array_ufunc__ = None  # so that numpy hands `array >> layer` over whole, and not element by element
 
     def __init__(
-        self, norm: Any, decay: Any = None, tau: Any = None, *, time_axis: int = 0, name: str | None = None
+        self,
+        norm: Wrapped,
+        decay: float | None = None,
+        tau: QuantityLike | None = None,
+        *,
+        time_axis: SupportsIndex = 0,
+        name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         check_wrapped(norm)
-        self.norm: Any = norm
+        self.norm = norm
         self.in_size = self.out_size = as_size(norm.in_size)
         self.decay, self.tau = decay, tau
         self.time_axis = check_time_axis(time_axis)
         check_decay(decay, tau)
-        self.memory: Any = None
+        self.memory: brainstate.ShortTermState | None = None
 
-    def init_state(self, batch_size: Any = None, **_: Any) -> None:
+    def init_state(self, batch_size: Axes | None = None, **_: object) -> None:
         """Make the memory, empty.
 
         Parameters
@@ -114,7 +122,7 @@ class OverTime(NormModule):
         """
         self.memory = brainstate.ShortTermState(self._empty(batch_size))
 
-    def reset_state(self, batch_size: Any = None, **_: Any) -> None:
+    def reset_state(self, batch_size: Axes | None = None, **_: object) -> None:
         """Empty the memory; with a `batch_size`, for that many trials."""
         if self.memory is None:
             self.init_state(batch_size)
@@ -127,12 +135,12 @@ class OverTime(NormModule):
     def statistics(self) -> Statistics:
         """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
         with named(label(self)):
-            past, unit = self._past(), self.norm.unit or units.UNITLESS
-        past = past.widened(brainstate.environ.dftype())
-        mean = units.restore(past.mean.value, unit)
-        return Statistics(past.count.value, mean, units.restore(past.var, unit**2))
+            memory, unit = self._memory(), self.norm.unit or units.UNITLESS
+        memory = memory.widened(jnp.dtype(brainstate.environ.dftype()))
+        mean = units.restore(memory.mean.value, unit)
+        return Statistics(memory.count.value, mean, units.restore(memory.var, unit**2))
 
-    def update(self, x: Any, *, mask: Any = None, reset: Any = None) -> Any:
+    def update(self, x: QuantityLike, *, mask: MaskLike | None = None, reset: MaskLike | None = None) -> Result:
         """Normalize one step, and remember it.
 
         Parameters
@@ -152,7 +160,9 @@ class OverTime(NormModule):
         mask = with_step_mask(mask, x, self.in_size)
         return self._call(x, mask, self._began(reset, x), sequence=False)
 
-    def sequence(self, xs: Any, *, mask: Any = None, reset: Any = None) -> Any:
+    def update_sequence(
+        self, xs: QuantityLike, *, mask: MaskLike | None = None, reset: MaskLike | None = None
+    ) -> Result:
         """Normalize all steps of a sequence at once, each by the steps up to it, and remember them.
 
         Parameters
@@ -170,7 +180,7 @@ class OverTime(NormModule):
         Array or Quantity
             Of the shape of `xs`, in the norm's `out_unit`.
         """
-        shape = jnp.shape(units.unwrap(xs))
+        shape = units.shape_of(xs)
         (axis,) = canonical_axes(self.time_axis, len(shape), option="time_axis")
         if axis >= len(shape) - len(self.norm.in_size):
             raise AxisError(
@@ -181,11 +191,13 @@ class OverTime(NormModule):
         began = self._began(reset, xs)
         valid, began = (v if v is None else jnp.moveaxis(v, axis, 0) for v in (valid, began))
         began = each_step(began, shape[axis])
-        with brainstate.environ.context(i=_steps(shape[axis])):
-            y = self._call(_move(xs, axis, 0), valid, began, sequence=True)
-        return _move(y, 0, axis)
+        with brainstate.environ.context(i=steps_of(shape[axis])):
+            y = self._call(move_axis(xs, axis, 0), valid, began, sequence=True)
+        return move_axis(y, 0, axis)
 
-    def _call(self, x: Any, mask: Any, began: jax.Array | None, *, sequence: bool) -> Any:
+    def _call(
+        self, x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
+    ) -> Result:
         """Normalize one step, or a sequence of them with time first."""
         norm, shape = self.norm, units.shape_of(x)
         check_features(norm, x, norm.affine_param)
@@ -194,50 +206,39 @@ class OverTime(NormModule):
                 f"the memory has one unit: got an input in {units.strip(x, None)[1]}, but"
                 f" the norm has unit=None. Build it with {type(norm).__name__}(..., unit=...)."
             )
-        clock = Clock(self._past(), rate_of(self.decay, self.tau), began, sequence)
-        parameters = {"scale": None, "bias": None, **learned(norm, norm.affine_param, x)}
+        clock = Clock(self._memory(), rate_of(self.decay, self.tau), began, sequence)
+        parameters = {"scale": None, "bias": None, **affine_arguments(norm, norm.affine_param, x)}
         options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
         entry = enter(x, parameters, options)
-        reduction = _of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
-        how = standardization(entry, reduction, options, centred=norm.centred)
-        y, last = clock.standardize(entry, how)
-        self.memory.value = last.arrays()
+        reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
+        spec = standardization(entry, reduction, options, centred=norm.centred)
+        y, last = clock.standardize(entry, spec)
+        self._state().value = last.arrays()
         return leave(y, entry)
 
-    def _began(self, reset: Any, x: Any) -> jax.Array | None:
+    def _began(self, reset: MaskLike | None, x: QuantityLike) -> jax.Array | None:
         if reset is None:
             return None
         began = as_booleans(reset, what="reset")
         return fit_leading(began, units.shape_of(x), self.in_size, what="reset")
 
-    def _past(self) -> Memory:
+    def _state(self) -> brainstate.ShortTermState:
         if self.memory is None:
             raise OptionError(
                 "there is no memory yet. Call init_state(batch_size), or"
                 " brainstate.nn.init_all_states(net, batch_size), before the first step."
             )
-        return Memory.from_arrays(self.memory.value)
+        return self.memory
 
-    def _empty(self, batch_size: Any) -> dict[str, jax.Array]:
+    def _memory(self) -> Memory:
+        return Memory.from_arrays(self._state().value)
+
+    def _empty(self, batch_size: Axes | None) -> dict[str, jax.Array]:
         shape = (*batch_shape(batch_size), *self.norm.in_size)
         axes = self.norm.reduction(shape).axes
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
         return Memory.empty(tuple(kept), dtype).arrays()
 
-
-def _of_sequence(reduction: Reduction) -> Reduction:
-    """Return the reduction of a step as that of a sequence, whose leading axis is time."""
-    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
-    return reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
-
-
-def _steps(num_steps: int) -> Any:
-    """Return the steps of a sequence: those of the environment, if it names several, or else from 0."""
-    given = brainstate.environ.get("i", None)
-    return given if np.ndim(given) else np.arange(num_steps)
-
-
-def _move(x: Any, source: int, target: int) -> Any:
-    mantissa, unit = units.strip(x, None)
-    return units.restore(jnp.moveaxis(jnp.asarray(mantissa), source, target), unit)
+    if TYPE_CHECKING:  # brainstate's own takes anything
+        __call__ = update

@@ -1,17 +1,16 @@
 """Read a mask of any accepted type, and align it with the input."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import MaskError
-from ..units import exact, is_event, is_masked, unwrap
+from ..units import MaskLike, exact, is_event, is_masked, unwrap
 
 
-def align(mask: Any, shape: Sequence[int]) -> jax.Array | None:
+def align(mask: MaskLike | None, shape: Sequence[int]) -> jax.Array | None:
     """Return the mask as booleans with as many axes as the input, not yet broadcast; None stays None.
 
     Parameters
@@ -48,7 +47,7 @@ def align(mask: Any, shape: Sequence[int]) -> jax.Array | None:
     return valid.reshape(padded)
 
 
-def as_booleans(mask: Any, *, what: str = "mask") -> jax.Array:
+def as_booleans(mask: MaskLike, *, what: str = "mask") -> jax.Array:
     """Read a mask (or `what` else is one) of any accepted type as booleans, of the shape that it has."""
     inside = unwrap(mask)
     if is_masked(inside):

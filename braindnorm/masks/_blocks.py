@@ -13,8 +13,8 @@ to tell a masked call from an unmasked one:
 
 import threading
 import warnings
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
 
 import brainstate
 import jax
@@ -27,9 +27,10 @@ __all__ = ["MASK", "OPEN_INSIDE", "Block", "innermost"]
 OPEN_INSIDE = "Open the block inside the function: def f(x, alive): with step_mask(alive): return net(x)."
 
 _KEY = jax.make_user_context(None)
+Held = tuple[jax.Array, ...]  # what the State holds
 _OUTSIDE_OF_TRACES = "a block outside of any trace"
 _BLOCK: ContextVar["Block | None"] = ContextVar("braindnorm_step_mask_block", default=None)
-_HELD: ContextVar[tuple[jax.Array, ...]] = ContextVar("braindnorm_step_mask", default=())
+_HELD: ContextVar[Held] = ContextVar("braindnorm_step_mask", default=())
 
 
 class Block:
@@ -42,11 +43,12 @@ class Block:
         self.read = False
         self._open = True
         self._thread = threading.get_ident()
-        self._context: Any = _KEY(self.key)
+        self._context: AbstractContextManager[object] | None = None
 
     def enter(self) -> None:
         """Make this the innermost block of the running thread and task."""
         self._outer, self._covered = _BLOCK.get(), _HELD.get()
+        self._context = _KEY(self.key)
         self._context.__enter__()
         _BLOCK.set(self)
         _HELD.set((self.valid,))
@@ -73,7 +75,7 @@ class Block:
         return self._open
 
 
-class StepMaskState(brainstate.State[Any]):
+class StepMaskState(brainstate.State[Held]):
     """The mask of the innermost block: ``(mask,)``, or ``()`` where there is none.
 
     The object is one for all threads, since compiled functions keep it. What it holds is each thread's and task's own,
@@ -81,23 +83,24 @@ class StepMaskState(brainstate.State[Any]):
     """
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Held:
         """The mask; whoever asks has read it."""
         block = innermost()
         if block is not None:
             block.read = True
-        return brainstate.State.value.fget(self)  # type: ignore[attr-defined]
+        held: Held = brainstate.State.value.fget(self)  # type: ignore[attr-defined]
+        return held
 
     @value.setter
-    def value(self, held: Any) -> None:
+    def value(self, held: Held) -> None:
         brainstate.State.value.fset(self, held)  # type: ignore[attr-defined]
 
     @property
-    def _value(self) -> tuple[jax.Array, ...]:
+    def _value(self) -> Held:
         return _HELD.get()
 
     @_value.setter
-    def _value(self, held: tuple[jax.Array, ...]) -> None:
+    def _value(self, held: Held) -> None:
         _HELD.set(held)
 
 

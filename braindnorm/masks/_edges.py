@@ -4,14 +4,15 @@ Values that are known are compared on the host in float64, whatever they came in
 JAX. The rounding is that of the coarsest value that came, since a time in float32 has lost its digits before.
 """
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..errors import DtypeError, MaskError, UnitError
-from ..units import convert, floating, known, strip
+from ..units import Mantissa, QuantityLike, Unit, convert, floating, known, strip
 
 # of a step: what is nearer to an edge is on it
 SHARE = 1e-3
@@ -19,19 +20,23 @@ SHARE = 1e-3
 ROUNDINGS = 4
 
 
+# numpy's on the host, JAX's where traced
+Array = np.ndarray | jax.Array
+
+
 class Compared(NamedTuple):
     """Values in one unit: numpy's float64 where known, else traced. `rounding` is theirs, relative to their size."""
 
-    values: dict[str, Any]
-    unit: Any
+    values: dict[str, Array]
+    unit: Unit
     rounding: float
 
-    def blur(self, size: Any) -> Any:
+    def blur(self, size: Array) -> Array:
         """Return how far apart two values of this size may come out that were meant to be equal."""
         return ROUNDINGS * self.rounding * size
 
 
-def in_one_unit(**given: Any) -> Compared:
+def in_one_unit(**quantities: QuantityLike) -> Compared:
     """Read values of one dimension.
 
     Raises
@@ -39,9 +44,9 @@ def in_one_unit(**given: Any) -> Compared:
     UnitError
         If they are of several, with all of them.
     DtypeError
-        If they are no real numbers.
+        If they are not real numbers.
     """
-    read = {key: strip(value, None, what=key) for key, value in given.items()}
+    read = {key: strip(value, None, what=key) for key, value in quantities.items()}
     units = {key: unit for key, (_, unit) in read.items()}
     first, *others = units.values()
     if not all(unit.has_same_dim(first) for unit in others):
@@ -49,16 +54,16 @@ def in_one_unit(**given: Any) -> Compared:
         raise UnitError(f"got {came}. Give them in units of one dimension, or all as plain numbers.")
     for key, (mantissa, _) in read.items():
         if jnp.issubdtype(jnp.result_type(mantissa), jnp.complexfloating):
-            raise DtypeError(f"{key} must be real numbers; got {given[key]!r}.")
+            raise DtypeError(f"{key} must be real numbers; got {quantities[key]!r}.")
     on_host = {key: known(mantissa) for key, (mantissa, _) in read.items()}
     # what is traced keeps its unit, where it can
     target = next((units[key] for key, value in on_host.items() if value is None), first)
-    values = {
-        key: convert(_widest(mantissa), unit, target)
-        if on_host[key] is None
-        else np.asarray(convert(on_host[key], unit, target))
-        for key, (mantissa, unit) in read.items()
-    }
+    values: dict[str, Array] = {}
+    for key, (mantissa, unit) in read.items():
+        if (host := on_host[key]) is None:
+            values[key] = jnp.asarray(convert(_widest(mantissa), unit, target))
+        else:
+            values[key] = np.asarray(convert(host, unit, target))
     rounding = max(_rounding(mantissa, on_host[key] is None) for key, (mantissa, _) in read.items())
     return Compared(values, target, rounding)
 
@@ -78,10 +83,10 @@ def check_shapes(compared: Compared) -> None:
             )
 
 
-def before(times: Any, ends: Any, compared: Compared, *, step: Any = None) -> jax.Array:
+def before(times: Array, ends: Array, compared: Compared, *, step: Array | None = None) -> jax.Array:
     """Mask the times, of shape (T,), that lie before the ends by more than they may be off."""
     steps = spacing(times) if step is None else step
-    numpy = np if isinstance(times, np.ndarray) else jnp
+    numpy = module_of(times)
     blur = compared.blur(numpy.abs(times))
     spread = [1] * np.ndim(ends)
     if numpy is np and isinstance(ends, np.ndarray):
@@ -93,17 +98,23 @@ def before(times: Any, ends: Any, compared: Compared, *, step: Any = None) -> ja
     return jnp.asarray(edges.reshape(-1, *spread) < ends)
 
 
-def spacing(times: Any) -> Any:
+def module_of(*values: Array) -> ModuleType:
+    """Return numpy where all values are known, else JAX's."""
+    return np if all(isinstance(value, np.ndarray) for value in values) else jnp
+
+
+def spacing(times: Array) -> Array:
     """Return how far each time is from its nearer neighbour; infinity for a single one."""
-    numpy = np if isinstance(times, np.ndarray) else jnp
+    numpy = module_of(times)
     if not times.size:
         return times
     with np.errstate(invalid="ignore"):  # between times at infinity there is no step
         gaps = numpy.pad(numpy.abs(numpy.diff(times)), 1, constant_values=numpy.inf)
-    return numpy.minimum(gaps[1:], gaps[:-1])
+    nearer: Array = numpy.minimum(gaps[1:], gaps[:-1])
+    return nearer
 
 
-def refuse_blurred(near: Any, what: str, compared: Compared) -> None:
+def refuse_blurred(near: Array, what: str, compared: Compared) -> None:
     """Raise if anything is nearer to an edge than its rounding, where that is more than half of a step."""
     if np.any(near):
         raise MaskError(
@@ -113,17 +124,16 @@ def refuse_blurred(near: Any, what: str, compared: Compared) -> None:
         )
 
 
-def _widest(mantissa: Any) -> Any:
+def _widest(mantissa: Mantissa) -> jax.Array:
     array = floating(mantissa)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def _rounding(mantissa: Any, traced: bool) -> float:
+def _rounding(mantissa: Mantissa, traced: bool) -> float:
     """Return the relative rounding of a value as it came, and of the arithmetic that it takes part in."""
     dtype = np.asarray(mantissa).dtype if not isinstance(mantissa, jax.Array) else mantissa.dtype
     if traced:
         dtype = floating(mantissa).dtype
     elif not jnp.issubdtype(dtype, jnp.floating):
         dtype = np.dtype(np.float64)  # integers are exact
-    limits: Any = jnp.finfo
-    return float(limits(dtype).eps)
+    return float(jnp.finfo(dtype).eps)  # type: ignore[no-untyped-call]

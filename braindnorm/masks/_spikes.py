@@ -1,6 +1,6 @@
 """Masks of spiking neurons: those that can respond, and those that did."""
 
-from typing import Any
+from __future__ import annotations
 
 import brainstate
 import jax
@@ -9,12 +9,12 @@ import numpy as np
 
 from .._numerics.axes import Axes, canonical_axes
 from ..errors import MaskError, OptionError, named
-from ..units import convert, is_masked, known, strip, unwrap
-from ._edges import SHARE, Compared, check_shapes, in_one_unit, refuse_blurred
+from ..units import QuantityLike, convert, is_masked, known, strip, unwrap
+from ._edges import SHARE, Compared, check_shapes, in_one_unit, module_of, refuse_blurred
 
 
 @named("not_refractory")
-def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Array:
+def not_refractory(last_spike_time: QuantityLike, tau_ref: QuantityLike, t: QuantityLike | None = None) -> jax.Array:
     r"""Mask the neurons that are refractory: their membrane is held and says nothing of their input.
 
     .. math:: \mathrm{valid} = t - t_{\mathrm{spike}} \ge \tau_{\mathrm{ref}}
@@ -58,15 +58,14 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
     """
     t = brainstate.environ.get("t", None) if t is None else t
     if t is None:
-        raise OptionError("what time is it? Give t=, or set it with brainstate.environ.context(t=...).")
+        raise OptionError("the time is not known. Give t=, or set it with brainstate.environ.context(t=...).")
     compared = in_one_unit(last_spike_time=last_spike_time, tau_ref=tau_ref, t=t)
     check_shapes(compared)
     last, period, now = compared.values.values()
     step = _step(compared)
     half = (period if step is None else step) / 2
-    blur = compared.blur(abs(now) + abs(period))
-    left = period - (now - last)
-    numpy: Any = np if all(isinstance(value, np.ndarray) for value in (last, period, now)) else jnp
+    left, numpy = period - (now - last), module_of(last, period, now)
+    blur = compared.blur(numpy.abs(now) + numpy.abs(period))
     if numpy is np:
         near = (blur > half) & (period > 0) & (abs(left) <= blur)
         refuse_blurred(near, "the end of a refractory period", compared)
@@ -76,7 +75,7 @@ def not_refractory(last_spike_time: Any, tau_ref: Any, t: Any = None) -> jax.Arr
 
 
 @named("off_reset")
-def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
+def off_reset(membrane: QuantityLike, reset: QuantityLike, tolerance: QuantityLike | None = None) -> jax.Array:
     r"""Mask the neurons whose membrane is held at its reset potential, where no time of a last spike is kept.
 
     .. math:: \mathrm{valid} = |V - V_{\mathrm{reset}}| > \theta
@@ -110,16 +109,17 @@ def off_reset(membrane: Any, reset: Any, tolerance: Any = None) -> jax.Array:
     >>> off_reset(jnp.array([-65., -60.]) * u.mV, -0.065 * u.volt, tolerance=0.1 * u.mV)
     Array([False,  True], dtype=bool)
     """
-    given = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
-    compared = in_one_unit(**{key: value for key, value in given.items() if value is not None})
+    potentials = {"membrane": membrane, "reset": reset, "tolerance": tolerance}
+    compared = in_one_unit(**{key: value for key, value in potentials.items() if value is not None})
     check_shapes(compared)
     v, held, *rest = compared.values.values()
     theta = rest[0] if rest else 0
-    return jnp.asarray(abs(v - held) > theta + compared.blur(abs(held) + theta))
+    numpy = module_of(*compared.values.values())
+    return jnp.asarray(numpy.abs(v - held) > theta + compared.blur(numpy.abs(held) + theta))
 
 
 @named("spiked")
-def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
+def spiked(spikes: QuantityLike, axes: Axes = 0) -> jax.Array:
     r"""Mask the neurons that did not spike in a window.
 
     Parameters
@@ -139,7 +139,7 @@ def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
     AxisError
         If `spikes` has no such axis.
     MaskError
-        If `spikes` is no array of numbers.
+        If `spikes` is not an array of numbers.
 
     Notes
     -----
@@ -164,7 +164,7 @@ def spiked(spikes: Any, axes: Axes = 0) -> jax.Array:
     return jnp.any(array != 0, axis=along, keepdims=True)
 
 
-def _step(compared: Compared) -> Any:
+def _step(compared: Compared) -> np.ndarray | None:
     """Return the environment's time step in the unit of what is compared; None if it has none of that dimension."""
     dt = brainstate.environ.get("dt", None)
     if dt is None:

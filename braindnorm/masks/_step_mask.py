@@ -1,13 +1,14 @@
 """The step mask: which trials are alive in this time step, for every norm layer inside a ``with`` block."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 
 from ..errors import MaskError, named
-from ..units import shape_of
+from ..units import MaskLike, QuantityLike, shape_of
 from ._align import align, as_booleans, broadcasts
 from ._blocks import MASK, OPEN_INSIDE, Block, innermost, staged
 
@@ -15,7 +16,7 @@ __all__ = ["fit_leading", "step_mask", "with_step_mask"]
 
 
 @contextmanager
-def step_mask(mask: Any) -> Iterator[None]:
+def step_mask(mask: MaskLike | None) -> Iterator[None]:
     """Give every norm layer inside the ``with`` block the mask of this time step.
 
     Parameters
@@ -86,7 +87,7 @@ def _check_left(block: Block, in_order: bool) -> None:
         )
 
 
-def with_step_mask(mask: Any, x: Any, in_size: Any) -> Any:
+def with_step_mask(mask: MaskLike | None, x: QuantityLike, in_size: Sequence[int]) -> MaskLike | None:
     """Return a layer's explicit mask, and the step mask if one is open.
 
     Parameters
@@ -107,7 +108,7 @@ def with_step_mask(mask: Any, x: Any, in_size: Any) -> Any:
     return step if explicit is None else step & explicit
 
 
-def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Any, *, what: str) -> jax.Array:
+def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Sequence[int], *, what: str) -> jax.Array:
     """Return booleans of trials, aligned with the leading axes, with as many axes as the input.
 
     Raises

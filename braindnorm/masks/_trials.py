@@ -1,20 +1,22 @@
 """Masks of trials: from how many steps each has, when it ends, or where its recording has gaps."""
 
+from __future__ import annotations
+
 import operator
-from typing import Any
+from typing import SupportsIndex
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._numerics.axes import canonical_axes
+from .._numerics.axes import Axes, canonical_axes
 from ..errors import MaskError, OptionError, named
-from ..units import UNITLESS, exact, is_masked, strip, unwrap
+from ..units import UNITLESS, QuantityLike, exact, is_masked, strip, unwrap
 from ._edges import before, in_one_unit
 
 
 @named("from_lengths")
-def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
+def from_lengths(lengths: QuantityLike, num_steps: SupportsIndex) -> jax.Array:
     """Mask the steps after the end of each trial, given how many steps each has.
 
     Parameters
@@ -57,7 +59,13 @@ def from_lengths(lengths: Any, num_steps: int) -> jax.Array:
 
 
 @named("from_end_times")
-def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_steps: int | None = None) -> jax.Array:
+def from_end_times(
+    end_times: QuantityLike,
+    times: QuantityLike | None = None,
+    *,
+    dt: QuantityLike | None = None,
+    num_steps: SupportsIndex | None = None,
+) -> jax.Array:
     """Mask the steps at and after the end of each trial, given in time.
 
     Parameters
@@ -105,21 +113,21 @@ def from_end_times(end_times: Any, times: Any = None, *, dt: Any = None, num_ste
     """
     if (times is None) == (dt is None) or (dt is None) != (num_steps is None):
         raise OptionError("give times, the time of each step, or else both dt and num_steps.")
-    if times is None:
+    if dt is not None:
         compared = in_one_unit(end_times=end_times, dt=dt)
         ends, step = compared.values.values()
         if step.ndim or (isinstance(step, np.ndarray) and not 0 < step < np.inf):
             raise OptionError(f"dt must be one positive number or time; got {dt!r}.")
         return before(np.arange(_num_steps(num_steps)) * step, ends, compared, step=step)
-    compared = in_one_unit(end_times=end_times, times=times)
-    ends, given = compared.values.values()
-    if given.ndim != 1:
-        raise MaskError(f"times must have one axis, the steps; got shape {given.shape}.")
-    return before(given, ends, compared)
+    compared = in_one_unit(end_times=end_times, times=() if times is None else times)
+    ends, step_times = compared.values.values()
+    if step_times.ndim != 1:
+        raise MaskError(f"times must have one axis, the steps; got shape {step_times.shape}.")
+    return before(step_times, ends, compared)
 
 
 @named("from_nan")
-def from_nan(x: Any, axes: Any = ()) -> jax.Array:
+def from_nan(x: QuantityLike, axes: Axes = ()) -> jax.Array:
     """Mask the gaps of a recording, where it is NaN.
 
     Parameters
@@ -148,7 +156,7 @@ def from_nan(x: Any, axes: Any = ()) -> jax.Array:
     return jnp.all(present, axis=along, keepdims=True)
 
 
-def _integers(lengths: Any) -> Any:
+def _integers(lengths: QuantityLike) -> jax.Array | np.ndarray:
     """Return lengths as an array of integers, of JAX or numpy, at their true value."""
     if is_masked(lengths):
         raise MaskError("lengths are a masked array of numpy, whose mask would be lost. Write lengths.filled(0).")
@@ -167,9 +175,9 @@ def _integers(lengths: Any) -> Any:
     return counts
 
 
-def _num_steps(num_steps: Any) -> int:
+def _num_steps(num_steps: SupportsIndex | None) -> int:
     try:
-        steps = -1 if isinstance(num_steps, bool | np.bool_) else operator.index(num_steps)
+        steps = -1 if num_steps is None or isinstance(num_steps, bool | np.bool_) else operator.index(num_steps)
     except TypeError:
         steps = -1
     if steps < 0:

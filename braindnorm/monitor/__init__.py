@@ -1,10 +1,10 @@
 """See what a norm does to a run: its statistics step by step, with their units, and a plot of them.
 
-Nothing here is in the way of a model that does not use it, and no norm warns by itself: what is nearly always a mistake
-(:class:`NormWarning`) is looked for here alone.
+A model that is not recorded pays nothing. The norms do not look at the values that they get: what is nearly always a
+mistake there (:class:`NormWarning`) is looked for here.
 """
 
-from ._findings import NormWarning
+from ..errors import NormWarning
 from ._plot import plot
 from ._record import check, record
 from ._recorded import Recorded

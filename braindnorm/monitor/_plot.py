@@ -1,19 +1,29 @@
 """Draw what was recorded: the input before a norm and the output after it, over time."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import units
 from .._optional import package
 from ..errors import OptionError, named
+from ..units import QuantityLike, Unit
 from ._recorded import Recorded
 from ._totals import Record
 
+if TYPE_CHECKING:  # optional
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# what can be drawn
+Rows = Record | Recorded | Mapping[str, Record | Recorded]
+
 
 @named("plot")
-def plot(records: Any, times: Any = None) -> Any:
+def plot(records: Rows, times: QuantityLike | None = None) -> Figure:
     """Plot the mean and the spread of a norm's input and output over a run.
 
     Parameters
@@ -47,8 +57,9 @@ def plot(records: Any, times: Any = None) -> Any:
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['input', 'output']
     """
-    pyplot = package("matplotlib.pyplot", call="plot")
+    pyplot = package("matplotlib.pyplot")
     rows = _rows(records)
+    figure: Figure
     figure, grid = pyplot.subplots(
         len(rows), 2, figsize=(9, 2.6 * len(rows)), sharex=True, squeeze=False, layout="constrained"
     )
@@ -64,7 +75,7 @@ def plot(records: Any, times: Any = None) -> Any:
     return figure
 
 
-def _rows(records: Any) -> list[tuple[str, Record]]:
+def _rows(records: Rows) -> list[tuple[str, Record]]:
     """Return the title and the statistics of each row."""
     rows = []
     for title, entry in (records if isinstance(records, Mapping) else {"": records}).items():
@@ -81,29 +92,30 @@ def _rows(records: Any) -> list[tuple[str, Record]]:
         else:
             rows += [(f"{title} ({unit})", entry.read(unit)) for unit, _ in entry.units]
     if not rows:
-        raise OptionError("plot: the dict of records is empty, so there is nothing to draw.")
+        raise OptionError("the dict of records is empty, so there is nothing to draw.")
     return rows
 
 
-def _times(times: Any, read: Record) -> tuple[np.ndarray, Any]:
+def _times(times: QuantityLike | None, read: Record) -> tuple[np.ndarray, Unit]:
     steps = len(read.count)
     values, unit = units.strip(np.arange(steps) if times is None else times, None)
     return np.asarray(values)[:steps], unit
 
 
-def _band(axes: Any, along: np.ndarray, mean: Any, std: Any, what: str) -> None:
-    (centre, unit), (spread, _) = (units.strip(v, None) for v in (mean, std))
+def _band(axes: Axes, along: np.ndarray, mean: QuantityLike, std: QuantityLike, what: str) -> None:
+    (middle, unit), (width, _) = (units.strip(v, None) for v in (mean, std))
+    centre, spread = np.asarray(middle), np.asarray(width)
     (line,) = axes.plot(along, centre)
     axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set_ylabel(_with_unit(what, unit))
 
 
-def _masked(axes: Any, along: np.ndarray, share: np.ndarray) -> None:
+def _masked(axes: Axes, along: np.ndarray, share: np.ndarray) -> None:
     twin = axes.twinx()
     twin.fill_between(along, share, step="mid", color="0.5", alpha=0.25, linewidth=0)
     twin.set_ylim(0, 1)
     twin.set_ylabel("masked share")
 
 
-def _with_unit(what: str, unit: Any) -> str:
+def _with_unit(what: str, unit: Unit) -> str:
     return what if unit.is_unitless else f"{what} ({unit})"

@@ -1,22 +1,28 @@
 """Look at the norms of a model: for a while as it runs, or at one input."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import SupportsIndex
 
 import brainstate
 
 from ..errors import OptionError
 from ..layers import OverTime
 from ..layers._module import NormModule
-from ..layers._watch import Call, watching
+from ..layers._watch import Call, Watcher, watching
 from ..layers._wiring import label
+from ..units import MaskLike, QuantityLike
 from ._findings import tell
 from ._recorded import Recorded
+from ._totals import AnyNorm
 
 
 @contextmanager
-def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[str, Recorded]]:
+def record(
+    model: brainstate.nn.Module, num_steps: SupportsIndex, *, warn: bool = True
+) -> Iterator[dict[str, Recorded]]:
     """Record every norm of a model while the ``with`` block runs.
 
     The model stays as it is: its modules, states and their paths are the same inside the block as outside, so an
@@ -26,7 +32,7 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     ----------
     model : Module
         A model that holds norms of ours or subclasses of them, at any depth, or one norm. Of an ``OverTime`` the calls
-        of ``update`` and of ``sequence`` are recorded, each step as an entry.
+        of ``update`` and of ``update_sequence`` are recorded, each step as an entry.
     num_steps : int
         How many calls of each norm to keep.
     warn : bool
@@ -64,7 +70,7 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     recorded = {
         ".".join(map(str, path)): Recorded(node, num_steps)
         for path, node in nodes.items()
-        if isinstance(node, NormModule)
+        if isinstance(node, NormModule) and isinstance(node, AnyNorm)
     }
     if not recorded:
         raise OptionError(
@@ -74,7 +80,7 @@ def record(model: Any, num_steps: int, *, warn: bool = True) -> Iterator[dict[st
     wrapped = {id(node.norm) for node in nodes.values() if isinstance(node, OverTime)}
     records = {path: entry for path, entry in recorded.items() if id(entry.norm) not in wrapped}
 
-    def watcher(path: str, entry: Recorded) -> Any:
+    def watcher(path: str, entry: Recorded) -> Watcher:
         def keep(call: Call) -> None:
             records.setdefault(path, entry).keep(call)
 
@@ -98,7 +104,7 @@ def _told(path: str, entry: Recorded) -> list[str]:
     ]
 
 
-def check(norm: Any, x: Any, *, mask: Any = None, warn: bool = True) -> list[str]:
+def check(norm: AnyNorm, x: QuantityLike, *, mask: MaskLike | None = None, warn: bool = True) -> list[str]:
     """Look at one input of a norm for what is nearly always a mistake.
 
     Three things are: an epsilon that is larger than the variance of most groups (the unit is then wrong), statistics

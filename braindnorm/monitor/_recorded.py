@@ -1,18 +1,23 @@
 """Record the statistics of a norm while a model runs: in a State, so under for_loop, jit, grad and vmap alike."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import Any, SupportsIndex
 
 import brainstate
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import units
 from ..errors import OptionError, UnitError, named
+from ..layers import OverTime
 from ..layers._module import NormModule, Signature
 from ..layers._watch import Call, watching
 from ..layers._wiring import label
+from ..units import QuantityLike, Result, Unit
 from ._findings import findings_of, tell
-from ._totals import SUMS, Record, record_of, totals_of
+from ._totals import SUMS, AnyNorm, Record, record_of, totals_of
 
 _NOTHING = (units.UNITLESS, units.UNITLESS)
 
@@ -25,8 +30,8 @@ class Recorded(brainstate.nn.Module):
     norm : Module
         A norm of braindnorm or a subclass of one. It is called as before.
     num_steps : int
-        How many calls to keep (of ``OverTime.sequence``: how many of its steps); those that follow are counted and not
-        kept.
+        How many calls to keep (of ``OverTime.update_sequence``: how many of its steps); those that follow are counted
+        and not kept.
     name : str, optional
         The module's name, which errors show.
 
@@ -54,7 +59,7 @@ class Recorded(brainstate.nn.Module):
 
     __signature__ = Signature()
 
-    def __init__(self, norm: Any, num_steps: int, name: str | None = None) -> None:
+    def __init__(self, norm: AnyNorm, num_steps: SupportsIndex, name: str | None = None) -> None:
         super().__init__(name=name)  # type: ignore[call-arg]  # brainstate hides it from type checkers
         if not isinstance(norm, NormModule):
             raise OptionError(
@@ -63,34 +68,33 @@ class Recorded(brainstate.nn.Module):
             )
         if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
             raise OptionError(f"Recorded: num_steps must be a positive integer; got {num_steps!r}.")
-        layer: Any = norm
-        self.norm = layer
+        self.norm: AnyNorm = norm
         self.num_steps = int(num_steps)
-        self.in_size = self.out_size = layer.in_size
+        self.in_size = self.out_size = norm.in_size
         # the units of the input and the output, once for each dimension that came
-        self.units: tuple[tuple[Any, Any], ...] = ()
-        self.log: Any = brainstate.ShortTermState(self._empty())
+        self.units: tuple[tuple[Unit, Unit], ...] = ()
+        self.log = brainstate.ShortTermState(self._empty())
 
-    def init_state(self, *args: Any, **kwargs: Any) -> None:
+    def init_state(self, *args: object, **kwargs: object) -> None:
         """Begin a new record. The norm's own states are its own to initialize."""
         self.log.value = self._empty()
 
-    def update(self, x: Any, **options: Any) -> Any:
+    def update(self, x: QuantityLike, **options: Any) -> Result:
         """Call the norm with `x` and its own options (``mask=...``), and keep the statistics."""
         with watching({self.norm: self.keep}):
             return self.norm(x, **options)
 
     def keep(self, call: Call) -> None:
         """Keep the statistics of a call of the norm."""
-        rows, calls = self.log.value["rows"], self.log.value["calls"]
+        rows, calls = self._log["rows"], self._log["calls"]
         kind = self._kind(call)
-        found = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
-        found = jnp.concatenate([jnp.full_like(found[:, :1], kind), found], axis=1)
-        steps = calls + jnp.arange(len(found))
-        self.log.value = {"rows": rows.at[steps].set(found, mode="drop"), "calls": calls + len(found)}
+        added = totals_of(self.norm, call, *self.units[kind]).astype(rows.dtype)
+        added = jnp.concatenate([jnp.full_like(added[:, :1], kind), added], axis=1)
+        steps = calls + jnp.arange(len(added))
+        self.log.value = {"rows": rows.at[steps].set(added, mode="drop"), "calls": calls + len(added)}
 
     @named("read")
-    def read(self, unit: Any = None) -> Record:
+    def read(self, unit: Unit | None = None) -> Record:
         """Return what was recorded, one entry a call, as numpy arrays with units. After the run, not within it.
 
         Parameters
@@ -105,19 +109,19 @@ class Recorded(brainstate.nn.Module):
             If there are several dimensions and no `unit`, or no input was of its dimension.
         """
         units.check_unit(unit, option="unit")
-        kinds = [kind for kind, (given, _) in enumerate(self.units) if unit is None or given.has_same_dim(unit)]
+        kinds = [kind for kind, (came, _) in enumerate(self.units) if unit is None or came.has_same_dim(unit)]
         if len(kinds) > 1 or (unit is not None and not kinds):
-            names = " and ".join("no unit" if given.is_unitless else str(given) for given, _ in self.units)
+            names = " and ".join("no unit" if came.is_unitless else str(came) for came, _ in self.units)
             raise UnitError(
                 f"there were inputs in {names or 'no unit at all (it was not called)'}, and one record has"
                 f" one dimension; got unit={unit}. Write read(unit=...) with one of theirs."
             )
-        given, out_unit = self.units[kinds[0]] if kinds else _NOTHING
-        found = record_of(self._rows(kinds[0] if kinds else 0), given, out_unit)
+        came, out_unit = self.units[kinds[0]] if kinds else _NOTHING
+        record = record_of(self._rows(kinds[0] if kinds else 0), came, out_unit)
         if unit is None:
-            return found
-        mean, std = (units.restore(units.strip(v, unit)[0], unit) for v in (found.mean, found.std))
-        return found._replace(mean=mean, std=std)
+            return record
+        mean, std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in (record.mean, record.std))
+        return record._replace(mean=mean, std=std)
 
     def check(self, *, warn: bool = True) -> list[str]:
         """Look for what is nearly always a mistake.
@@ -132,25 +136,31 @@ class Recorded(brainstate.nn.Module):
         list of str
             A sentence for each.
         """
-        found = [
+        findings = [
             text for kind, (unit, _) in enumerate(self.units) for text in findings_of(self.norm, self._rows(kind), unit)
         ]
         if self.calls > self.num_steps:
-            found.append(f"{label(self.norm)}: {self.calls} calls, of which the first {self.num_steps} were recorded.")
-        return tell(found, warn)
+            kept = f"of which the first {self.num_steps} were recorded"
+            findings.append(f"{label(self.norm)}: {self.calls} calls, {kept}.")
+        return tell(findings, warn)
 
     @property
     def calls(self) -> int:
         """How many calls there were."""
-        return int(self.log.value["calls"])
+        return int(self._log["calls"])
 
     def close(self) -> None:
         """Keep what was recorded: functions that were compiled meanwhile go on writing, but not here."""
         self.log = brainstate.ShortTermState(self.log.value)
 
+    @property
+    def _log(self) -> dict[str, jax.Array]:
+        log: dict[str, jax.Array] = self.log.value
+        return log
+
     def _kind(self, call: Call) -> int:
         """Return which of the units a call's input is of the dimension of; a new one if of none."""
-        norm = self.norm.norm if hasattr(self.norm, "norm") else self.norm
+        norm = self.norm.norm if isinstance(self.norm, OverTime) else self.norm
         came, went = units.strip(call.x, norm.unit)[1], units.strip(call.y, None)[1]
         for kind, (unit, out_unit) in enumerate(self.units):
             if unit.has_same_dim(came) and out_unit.has_same_dim(went):
@@ -158,9 +168,9 @@ class Recorded(brainstate.nn.Module):
         self.units = (*self.units, (came, went))
         return len(self.units) - 1
 
-    def _empty(self) -> dict[str, Any]:
+    def _empty(self) -> dict[str, jax.Array]:
         return {"rows": jnp.zeros((self.num_steps, 1 + len(SUMS)), jnp.float32), "calls": jnp.zeros((), jnp.int32)}
 
     def _rows(self, kind: int) -> np.ndarray:
-        rows = np.asarray(self.log.value["rows"])[: self.calls]
+        rows = np.asarray(self._log["rows"])[: self.calls]
         return rows[rows[:, 0] == kind, 1:]

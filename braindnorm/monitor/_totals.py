@@ -1,6 +1,6 @@
 """What is recorded of one call of a norm: a few sums that add up over groups, batches and devices."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,10 @@ from ..layers._norm import Norm
 from ..layers._watch import Call
 from ..masks._align import align
 from ..masks._step_mask import with_step_mask
+from ..units import HostResult, Mantissa, QuantityLike, Shape, Unit
+
+# what is recorded
+AnyNorm = Norm | OverTime | DivisiveNorm
 
 # The sums, in the order in which they are kept.
 SUMS = ("elements", "valid", "total", "m2", "out_total", "out_m2", "silent", "spikes", "groups", "single", "flat")
@@ -28,46 +32,48 @@ class Record(NamedTuple):
     `out_std` are the same of the output, in its unit.
     """
 
-    count: Any
-    masked: Any
-    mean: Any
-    std: Any
-    out_mean: Any
-    out_std: Any
+    count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
+    masked: np.ndarray
+    mean: HostResult
+    std: HostResult
+    out_mean: HostResult
+    out_std: HostResult
 
 
-def totals_of(norm: Any, call: Call, unit: Any, out_unit: Any) -> jax.Array:
+def totals_of(norm: AnyNorm, call: Call, unit: Unit, out_unit: Unit) -> jax.Array:
     """Return the sums of one call, in the order of :data:`SUMS`, as one row a step, counted in the units given."""
     x, y = (_plain(v, kept) for v, kept in ((call.x, unit), (call.y, out_unit)))
     valid = align(with_step_mask(call.mask, call.x, norm.in_size), x.shape)
     seen = jnp.ones(x.shape, bool) if valid is None else jnp.broadcast_to(valid, x.shape)
-    epsilon = None if _epsilon(norm) is None else units.variance_of(_epsilon(norm), unit)
-    if not call.whole_sequence:
+    declared = epsilon_of(norm)
+    epsilon = None if declared is None else units.variance_of(declared, unit)
+    if not (call.whole_sequence and isinstance(norm, OverTime)):
         return _row(norm, (x, y, seen), epsilon)[None]
     steps = tuple(jnp.moveaxis(v, norm.time_axis, 0) for v in (x, y, seen))
     rows: jax.Array = jax.lax.map(lambda step: _row(norm, step, epsilon), steps)
     return rows
 
 
-def _row(norm: Any, step: tuple[jax.Array, ...], epsilon: Any) -> jax.Array:
+def _row(norm: AnyNorm, step: tuple[jax.Array, ...], epsilon: Mantissa | None) -> jax.Array:
     x, y, valid = step
-    over = _reduction(norm, x.shape)
-    found, _ = deviations(x, over, valid)
-    written, _ = deviations(y, over, valid)
+    reduction = _reduction(norm, x.shape)
+    moments, _ = deviations(x, reduction, valid)
+    written, _ = deviations(y, reduction, valid)
     counted = (jnp.ones_like(valid), valid, valid & (x == 0), valid & (x == 1))
-    elements, count, silent, spikes = across_devices([local_sum(v.astype(x.dtype), over) for v in counted], over)
-    power = found.var + jnp.square(found.mean) if not getattr(norm, "centred", True) else found.var
+    local = [local_sum(v.astype(x.dtype), reduction) for v in counted]
+    elements, count, silent, spikes = across_devices(local, reduction)
+    power = moments.var + jnp.square(moments.mean) if not getattr(norm, "centred", True) else moments.var
     several = count > 1
     flat = jnp.zeros_like(several) if epsilon is None else several & (power < epsilon)
     single = jnp.zeros_like(several) if epsilon is None else count == 1
     # a group's sums stand at each of its channels
-    copies = 1 if over.channel_axis is None else x.shape[over.channel_axis] // over.num_groups
-    sums = (elements, count, *_sums(found, count), *_sums(written, count), silent, spikes, several, single, flat)
+    copies = 1 if reduction.channel_axis is None else x.shape[reduction.channel_axis] // reduction.num_groups
+    sums = (elements, count, *_sums(moments, count), *_sums(written, count), silent, spikes, several, single, flat)
     added: jax.Array = _over_batch(jnp.stack([jnp.sum(jnp.broadcast_to(v, count.shape)) / copies for v in sums]))
     return added
 
 
-def record_of(rows: np.ndarray, unit: Any, out_unit: Any) -> Record:
+def record_of(rows: np.ndarray, unit: Unit, out_unit: Unit) -> Record:
     """Read the sums of several calls as statistics with units."""
     column = dict(zip(SUMS, rows.T, strict=True))
     valid = np.where(column["valid"] > 0, column["valid"], np.nan)
@@ -82,26 +88,26 @@ def record_of(rows: np.ndarray, unit: Any, out_unit: Any) -> Record:
     )
 
 
-def _plain(x: Any, unit: Any) -> jax.Array:
+def _plain(x: QuantityLike, unit: Unit) -> jax.Array:
     """Return the mantissa of `x` in a unit, in float32 at least, without derivatives."""
     array = real_array(units.strip(x, unit)[0])
     return jax.lax.stop_gradient(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
 
 
-def _epsilon(norm: Any) -> Any:
+def epsilon_of(norm: AnyNorm) -> QuantityLike | None:
     """Return what is added to the variance of each step; None where that of a step does not divide."""
     return None if isinstance(norm, OverTime | DivisiveNorm) else norm.epsilon
 
 
-def _reduction(norm: Any, shape: tuple[int, ...]) -> Reduction:
+def _reduction(norm: AnyNorm, shape: Shape) -> Reduction:
     """Return what the statistics of a step of this shape run over."""
-    stepped: Norm = norm.norm if isinstance(norm, OverTime) else norm
+    stepped = norm.norm if isinstance(norm, OverTime) else norm
     return stepped.reduction(shape)
 
 
-def _sums(found: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _sums(moments: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the sum of the elements of each group, and of their squared deviations."""
-    return found.mean * count, jnp.broadcast_to(found.m2, count.shape)
+    return moments.mean * count, jnp.broadcast_to(moments.m2, count.shape)
 
 
 @jax.custom_batching.custom_vmap

@@ -7,8 +7,6 @@ and its mantissa compile to the same program.
 
 from ._boundary import (
     UNITLESS,
-    Unit,
-    check_epsilon,
     check_unit,
     convert,
     is_event,
@@ -17,12 +15,22 @@ from ._boundary import (
     strip,
     strip_parameters,
     unwrap,
-    variance_of,
 )
+from ._epsilon import check_epsilon, variance_of
 from ._numbers import exact, floating, is_masked, known
+from ._types import Dtype, DtypeLike, HostResult, Initializer, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 
 __all__ = [
     "UNITLESS",
+    "Dtype",
+    "DtypeLike",
+    "HostResult",
+    "Initializer",
+    "Mantissa",
+    "MaskLike",
+    "QuantityLike",
+    "Result",
+    "Shape",
     "Unit",
     "check_epsilon",
     "check_unit",

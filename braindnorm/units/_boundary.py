@@ -1,10 +1,9 @@
-"""Split a unit off, attach one, read an epsilon: the three crossings of the boundary."""
+"""Split a unit off, and attach one: the two crossings of the boundary."""
 
 import functools
-import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 import brainstate
 import brainunit as u
@@ -12,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import DtypeError, OptionError, UnitError
+from ..errors import DtypeError, UnitError
 from ._numbers import floating, is_masked, numbers
+from ._types import Events, Mantissa, QuantityLike, Shape, Unit
 
-Unit = u.Unit
 UNITLESS: Unit = u.UNITLESS
+ArrayT = TypeVar("ArrayT", bound=Mantissa)
 _NAME = r"[^\s\d*/()^.-][^\s*/()^]*"  # of a unit, where units are shown
 
 
-def check_unit(unit: Any, *, option: str) -> u.Unit | None:
+def check_unit(unit: object, *, option: str) -> Unit | None:
     """Return `unit` if it is a unit or None.
 
     Raises
@@ -36,34 +36,37 @@ def check_unit(unit: Any, *, option: str) -> u.Unit | None:
 
 
 @functools.lru_cache(maxsize=256)
-def is_unitless(unit: u.Unit) -> bool:
+def is_unitless(unit: Unit) -> bool:
     """Tell whether a unit is that of a plain number. Asked of brainunit once a unit, since it takes its time."""
     return bool(unit.is_unitless)
 
 
-def is_event(x: Any) -> bool:
+def is_event(x: object) -> TypeGuard[Events]:
     """Tell whether `x` wraps events, as ``brainevent.BinaryArray`` does: whatever the dtype, non-zero is an event."""
     arrays = (jax.Array, np.ndarray, np.generic, u.Quantity, brainstate.State)
     return not isinstance(x, arrays) and hasattr(x, "value") and hasattr(x, "dtype")
 
 
-def unwrap(x: Any) -> Any:
+def unwrap(x: QuantityLike) -> QuantityLike:
     """Return the array (or quantity) inside an event array or a State; anything else as it is."""
-    return x.value if is_event(x) or isinstance(x, brainstate.State) else x
+    if is_event(x) or isinstance(x, brainstate.State):
+        inside: QuantityLike = x.value
+        return inside
+    return x
 
 
-def shape_of(x: Any) -> tuple[int, ...]:
+def shape_of(x: QuantityLike) -> Shape:
     """Return the shape of an input of any accepted type.
 
     Raises
     ------
     DtypeError
-        If it is no array of numbers.
+        If it is not an array of numbers.
     """
-    return tuple(jnp.shape(_split(unwrap(x), "the input")[0]))
+    return tuple(jnp.shape(split(unwrap(x), "the input")[0]))
 
 
-def _split(value: Any, what: str) -> tuple[Any, u.Unit]:
+def split(value: QuantityLike, what: str) -> tuple[Mantissa, Unit]:
     """Return mantissa and unit of what should be numbers."""
     inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
     if isinstance(inside, jax.Array | float) and not _is_key(inside):  # nearly every call, in a tenth of the time
@@ -80,11 +83,11 @@ def _split(value: Any, what: str) -> tuple[Any, u.Unit]:
     return (read.mantissa, read.unit) if isinstance(read, u.Quantity) else (read, outside)  # a list may hold quantities
 
 
-def _is_key(value: Any) -> bool:
+def _is_key(value: object) -> bool:
     return isinstance(value, jax.Array) and not isinstance(value.dtype, np.dtype)
 
 
-def strip(x: Any, unit: u.Unit | None, *, what: str = "the input") -> tuple[Any, u.Unit]:
+def strip(x: QuantityLike, unit: Unit | None, *, what: str = "the input") -> tuple[Mantissa, Unit]:
     """Take the unit off `x`.
 
     Parameters
@@ -105,13 +108,13 @@ def strip(x: Any, unit: u.Unit | None, *, what: str = "the input") -> tuple[Any,
     UnitError
         If `unit` is given and `x` is of another dimension, or a plain array and `unit` is not unitless.
     """
-    mantissa, arrived = _split(unwrap(x), "the input")
+    mantissa, arrived = split(unwrap(x), what)
     if unit is None:
         return mantissa, arrived
     if is_unitless(arrived) and not is_unitless(unit):
         raise UnitError(
             f"the norm is declared with unit={unit}, but got a plain array without a unit. Attach it"
-            f" (x * {_spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
+            f" (x * {spell(unit)}), or build the norm with unit=None. If it had one: x >> norm takes it off before"
             " the norm sees it; write norm(x)."
         )
     if not arrived.has_same_dim(unit):
@@ -122,7 +125,7 @@ def strip(x: Any, unit: u.Unit | None, *, what: str = "the input") -> tuple[Any,
     return (mantissa if arrived == unit else convert(_at_least_float32(mantissa), arrived, unit)), unit
 
 
-def _spell(unit: u.Unit) -> str:
+def spell(unit: Unit) -> str:
     """Return a unit as a program writes it, ``(brainunit.mV / brainunit.ms)``."""
     if unit.dim.is_dimensionless and not is_unitless(unit) and unit == u.Unit(scale=unit.scale):
         return f"brainunit.Unit(scale={unit.scale})"  # mV/V, which shows itself as 10.0^-3: to a program, a number
@@ -143,92 +146,26 @@ def _names() -> dict[str, str]:
     return names
 
 
-def _at_least_float32(mantissa: Any) -> Any:
+def _at_least_float32(mantissa: Mantissa) -> jax.Array:
     array = floating(mantissa)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def convert(mantissa: Any, source: u.Unit, target: u.Unit) -> Any:
+def convert(mantissa: Mantissa, source: Unit, target: Unit) -> Mantissa:
     """Rescale a mantissa between units of one dimension, without any arithmetic where they are equal."""
     if source == target:
         return mantissa
     return u.Quantity(mantissa, unit=source).to_decimal(target)
 
 
-def restore(y: jax.Array, unit: u.Unit) -> Any:
+def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:
     """Attach `unit` to `y`; a unitless result stays a plain array."""
     return y if is_unitless(unit) else u.Quantity(y, unit=unit)
 
 
-def variance_of(epsilon: Any, unit: u.Unit) -> Any:
-    r"""Read an epsilon as a variance that counts in `unit` squared.
-
-    Parameters
-    ----------
-    epsilon : float or Quantity
-        A plain number counts in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
-        dimension of `unit` is a standard deviation :math:`\sigma`, and is squared. Without a dimension (mV/V) the two
-        are told apart by their unit, which must be `unit` squared or `unit` itself.
-    unit : Unit
-        The reference unit.
-
-    Raises
-    ------
-    UnitError
-        If the dimension is another one, or there is none and the unit does not tell which of the two is meant.
-    OptionError
-        If epsilon is negative, not finite or no scalar.
-    """
-    mantissa, given = _split(epsilon, "epsilon")
-    if is_unitless(given):
-        value = mantissa
-    elif given.has_same_dim(unit) and given.has_same_dim(unit**2):
-        value = _without_dimension(mantissa, given, unit)
-    elif given.has_same_dim(unit):
-        value = convert(mantissa, given, unit) ** 2
-    elif given.has_same_dim(unit**2):
-        value = convert(mantissa, given, unit**2)
-    else:
-        raise UnitError(
-            f"epsilon is in {given}, but the input is in {unit}. Give a plain number (it counts in"
-            f" ({unit})^2), a variance in ({unit})^2 or a standard deviation in {unit}."
-        )
-    return _non_negative(mantissa, value)
-
-
-def _without_dimension(mantissa: Any, given: u.Unit, unit: u.Unit) -> Any:
-    """Return the variance where a variance and a standard deviation have the same dimension: none."""
-    if given == unit**2:
-        return mantissa
-    if given == unit:
-        return mantissa**2
-    mine = "has no unit" if is_unitless(unit) else f"is in {_spell(unit)}"
-    raise UnitError(
-        f"epsilon is in {_spell(given)}, and the input {mine}. Neither has a dimension, so epsilon"
-        " may be a variance or a standard deviation. Give a plain number (a variance, in the input's unit squared), or"
-        " a quantity in exactly the input's unit squared (a variance) or in its unit (a standard deviation)."
-    )
-
-
-def check_epsilon(epsilon: Any, unit: u.Unit | None) -> None:
-    """Raise if `epsilon` is wrong whatever comes: a quantity needs a unit to be compared with."""
-    if unit is not None or _split(epsilon, "epsilon")[1].is_unitless:
-        variance_of(epsilon, UNITLESS if unit is None else unit)
-
-
-def _non_negative(given: Any, value: Any) -> Any:
-    if isinstance(given, jax.core.Tracer):
-        return value
-    if isinstance(given, float) and math.isfinite(given) and given >= 0:
-        return value
-    number = np.asarray(given)
-    real = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
-    if number.ndim or not real or not np.isfinite(number) or number < 0:
-        raise OptionError(f"epsilon must be one finite number, zero or larger; got {given!r}.")
-    return value
-
-
-def strip_parameters(parameters: Mapping[str, Any], out_unit: u.Unit | None) -> tuple[dict[str, Any], u.Unit | None]:
+def strip_parameters(
+    parameters: Mapping[str, QuantityLike | None], out_unit: Unit | None
+) -> tuple[dict[str, Mantissa | None], Unit | None]:
     """Take the units off scale and bias, which count in the output's unit.
 
     Returns
@@ -242,21 +179,21 @@ def strip_parameters(parameters: Mapping[str, Any], out_unit: u.Unit | None) -> 
     UnitError
         If a parameter is of another dimension than `out_unit`, or the parameters disagree.
     """
-    plain: dict[str, Any] = {}
+    plain: dict[str, Mantissa | None] = {}
     source = "out_unit"
     for key, value in parameters.items():
         if value is None:
             plain[key] = None
             continue
-        mantissa, given = _split(value, key)
-        if not is_unitless(given):
+        mantissa, parameter_unit = split(value, key)
+        if not is_unitless(parameter_unit):
             if out_unit is None:
-                out_unit, source = given, key
-            if not given.has_same_dim(out_unit):
+                out_unit, source = parameter_unit, key
+            if not parameter_unit.has_same_dim(out_unit):
                 raise UnitError(
-                    f"{key} is in {given}, but {source} is in {out_unit}. Scale and bias count in the output's"
+                    f"{key} is in {parameter_unit}, but {source} is in {out_unit}. Scale and bias are in the output's"
                     f" unit: give both in one dimension, and out_unit in the same or not at all."
                 )
-            mantissa = convert(mantissa, given, out_unit)
+            mantissa = convert(mantissa, parameter_unit, out_unit)
         plain[key] = mantissa
     return plain, out_unit

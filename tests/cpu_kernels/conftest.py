@@ -1,26 +1,25 @@
 """Compilers that are none, and a cache that is empty."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import pytest
 
 from braindnorm import cpu_kernels
-from braindnorm.cpu_kernels import _library
+from braindnorm.cpu_kernels import _build, _library
 
 
 @pytest.fixture
-def off_afterwards() -> Iterator[None]:
-    before = cpu_kernels.enabled()
-    yield
-    cpu_kernels._enabled = before
+def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the kernels are switched off is afterwards what it was."""
+    monkeypatch.setattr(cpu_kernels, "_off", cpu_kernels._off)
 
 
-@pytest.fixture
-def one_device(monkeypatch: pytest.MonkeyPatch, off_afterwards: None) -> None:
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """The library of an installation, which is put there if need be."""
+    return _build.install_beside_sources()
 
 
 @pytest.fixture
@@ -32,9 +31,19 @@ def cache_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def nothing_loaded(one_device: None, cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a new process, with an empty cache."""
-    monkeypatch.setattr(_library, "load", _library.load.__wrapped__)
+def nothing_installed(as_before: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As in a new process, where no library was installed; returns the folder in which one is looked for."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    monkeypatch.setattr(_library, "FOLDER", folder)
+    monkeypatch.setattr(_library, "_loaded", None)
+    monkeypatch.setattr(_library, "_refused", None)
+    return folder
+
+
+@pytest.fixture
+def nothing_loaded(nothing_installed: Path, cache_home: Path) -> None:
+    """The same, and no library is kept."""
 
 
 class Compiler(NamedTuple):

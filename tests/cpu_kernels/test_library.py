@@ -44,10 +44,10 @@ def kept(cache_home: Path) -> Path:
 def test_it_is_compiled_once_and_kept_for_this_user(compiler: Compiler, cache_home: Path) -> None:
     before = os.umask(0)
     try:
-        assert set(_library.handlers()) == HANDLERS
+        assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     finally:
         os.umask(before)
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 1
     library = kept(cache_home)
     assert stat.S_IMODE(library.parent.stat().st_mode) == 0o700
@@ -69,13 +69,13 @@ def test_what_is_not_whole_is_compiled_anew(
     damage: Callable[[bytes], bytes], compiler: Compiler, cache_home: Path
 ) -> None:
     """Opened, a library that lost its end kills the process (SIGBUS)."""
-    _library.handlers()
+    _library.compiled()
     library = kept(cache_home)
     whole = library.read_bytes()
     library.unlink()  # another file: this process still uses the first
     library.write_bytes(damage(whole))
     library.chmod(0o700)
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 2
     assert library.read_bytes() == whole
 
@@ -97,10 +97,10 @@ PLANTED: dict[str, Callable[[Path], None]] = {
 def test_what_another_user_may_have_put_there_is_compiled_anew(
     plant: Callable[[Path], None], compiler: Compiler, cache_home: Path
 ) -> None:
-    _library.handlers()
+    _library.compiled()
     library = kept(cache_home)
     plant(library)
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 2
     assert not library.is_symlink()
     assert stat.S_IMODE(library.stat().st_mode) == 0o700
@@ -109,7 +109,7 @@ def test_what_another_user_may_have_put_there_is_compiled_anew(
 def test_one_of_another_user_is_not_opened(
     compiler: Compiler, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _library.handlers()
+    _library.compiled()
     assert is_whole(kept(cache_home))
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert not is_whole(kept(cache_home))
@@ -120,20 +120,20 @@ def test_a_whole_one_that_cannot_be_opened_is_compiled_anew(small: Path, compile
     good = small.read_bytes()
     small.write_bytes(b"not a library")
     with pytest.raises(OSError, match=r"file too short|invalid ELF header"):
-        _library.handlers()
+        _library.compiled()
     assert list((cache_home / "braindnorm").iterdir()) == []  # refused now, and not for good
     library = _library.private_folder() / f"norm-{_library.fingerprint(_library.compiler())}.so"
     with replacing(library) as made:
         made.write_bytes(b"not a library")
     assert is_whole(library)
     small.write_bytes(good)
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 2
 
 
 def refused(because: str) -> None:
     with pytest.raises(PackageError, match=f"the kernels cannot be kept: .*{because}.*XDG_CACHE_HOME name a folder of"):
-        _library.handlers()
+        _library.compiled()
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
@@ -148,7 +148,7 @@ def test_a_folder_that_others_can_write_to_is_refused(mode: int, compiler: Compi
 def test_a_folder_that_others_can_read_is_closed(compiler: Compiler, cache_home: Path) -> None:
     folder = cache_home / "braindnorm"
     folder.mkdir(mode=0o755)
-    _library.handlers()
+    _library.compiled()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
@@ -160,9 +160,9 @@ def test_a_library_is_found_where_nothing_can_be_written(
     def read_only(path: Path, mode: int) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    _library.handlers()
+    _library.compiled()
     monkeypatch.setattr(Path, "chmod", read_only)
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 1
 
 
@@ -183,14 +183,14 @@ def test_a_place_where_others_may_exchange_the_folder_is_refused(compiler: Compi
     cache_home.chmod(0o777)
     refused("other users can write to .*/cache")
     cache_home.chmod(0o1777)  # as /tmp is: what is there belongs to who made it
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
 
 
 def test_a_relative_cache_home_is_ignored(compiler: Compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    _library.handlers()
+    _library.compiled()
     assert not (tmp_path / "relative").exists()
     assert kept(tmp_path / "home" / ".cache").suffix == ".so"
 
@@ -201,10 +201,10 @@ def test_a_wrapper_before_the_compiler(compiler: Compiler, tmp_path: Path, monke
     wrapper.write_text('#!/bin/sh\nexec "$@"\n')
     wrapper.chmod(0o755)
     monkeypatch.setenv("CXX", f"{wrapper} {compiler.command} -pipe")
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS
     assert compiler.compiled() == 1
     spaced = tmp_path / "a b" / "c++"
     spaced.parent.mkdir()
     compiler.command.rename(spaced)
     monkeypatch.setenv("CXX", str(spaced))
-    assert set(_library.handlers()) == HANDLERS
+    assert set(_library.handlers_of(_library.compiled())) == HANDLERS

@@ -346,9 +346,9 @@ CASES: dict[str, tuple[Any, type[Exception], list[str]]] = {
     "array as dtype": (
         lambda: norm(X, dtype=jax.random.key(0)),
         errors.DtypeError,
-        ["layer_norm: dtype=", "is no dtype"],
+        ["layer_norm: dtype=", "is not a dtype"],
     ),
-    "no dtype": (lambda: LayerNorm(4, dtype="real"), errors.DtypeError, ["'real' is no dtype", "jnp.float32"]),
+    "no dtype": (lambda: LayerNorm(4, dtype="real"), errors.DtypeError, ["'real' is not a dtype", "jnp.float32"]),
     "complex scale": (lambda: norm(X, 1j), errors.DtypeError, ["scale or bias is complex", "real"]),
     "float8": (
         lambda: norm(jnp.asarray(X, jnp.float8_e4m3fn)),

@@ -78,7 +78,7 @@ def stepped(norm: OverTime, x: Any, trials: Trials) -> Any:
 
 def whole(norm: OverTime, x: Any, trials: Trials) -> Any:
     norm.reset_state()
-    return jit(lambda x: norm.sequence(x, mask=trials.mask, reset=trials.reset))(x)
+    return jit(lambda x: norm.update_sequence(x, mask=trials.mask, reset=trials.reset))(x)
 
 
 CLOCKS = {"stepped": stepped, "whole": whole}
@@ -178,7 +178,7 @@ def test_forward_mode_agrees_with_reverse_mode(kind: str) -> None:
         empty = norm.memory.value
 
         def sequence(x: Any) -> Any:
-            y = norm.sequence(x, mask=trials.mask, reset=trials.reset)
+            y = norm.update_sequence(x, mask=trials.mask, reset=trials.reset)
             norm.memory.value = empty
             return y
 
@@ -229,7 +229,7 @@ def test_a_sequence_goes_on_where_the_last_step_was(kind: str) -> None:
             if part.start == 4:
                 parts.append(for_loop(lambda x, m, r: norm(x, mask=m, reset=r), x, mask, reset))
             else:
-                parts.append(norm.sequence(x, mask=mask, reset=reset))
+                parts.append(norm.update_sequence(x, mask=mask, reset=reset))
         assert np.allclose(np.concatenate(parts), expected, rtol=0, atol=1e-11)
 
 
@@ -240,7 +240,7 @@ def test_under_vmap_each_trial_has_its_own_memory() -> None:
 
         def trial(x: Any, m: Any, r: Any) -> Any:
             norm.init_state()
-            return norm.sequence(x, mask=m, reset=r)
+            return norm.update_sequence(x, mask=m, reset=r)
 
         got = jit(lambda: vmap(trial, in_axes=1, out_axes=1)(trials.x, trials.mask, trials.reset))()
         assert np.allclose(got, naive(trials.x, trials, "LayerNorm"), rtol=0, atol=1e-11)
@@ -279,7 +279,7 @@ def test_units() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_parameters_of_each_step_on_both_clocks(kind: str) -> None:
     trials = recording(1.0)
-    norm = over_time(kind, num_steps=T)
+    norm = over_time(kind, param_steps=T)
     parameter = norm.norm.scale if kind == "RMSNorm" else norm.norm.weight
     scale = np.random.default_rng(3).normal(size=(T, CHANNELS)).astype(np.float32)
     parameter.value = {**parameter.value, "scale": jnp.asarray(scale)}
@@ -291,7 +291,7 @@ def test_parameters_of_each_step_on_both_clocks(kind: str) -> None:
     x = trials.x.astype(np.float32)
     a = for_loop(step, jnp.arange(T), x, trials.mask, trials.reset)
     norm.reset_state()
-    b = norm.sequence(x, mask=trials.mask, reset=trials.reset)
+    b = norm.update_sequence(x, mask=trials.mask, reset=trials.reset)
     assert np.allclose(a, b, atol=3e-6)
     assert np.allclose(a, naive(trials.x, trials, kind) * scale[:, None], atol=1e-5)
 
@@ -312,7 +312,7 @@ def test_channels_shared_among_devices(clock: str, check_vma: bool, fast: bool, 
 
     def run(x: Any, mask: Any) -> Any:
         if clock == "whole":
-            return norm.sequence(x, mask=mask, reset=trials.reset)
+            return norm.update_sequence(x, mask=mask, reset=trials.reset)
         return for_loop(lambda x, m, r: norm(x, mask=m, reset=r), x, mask, trials.reset)
 
     mesh = jax.make_mesh((2,), ("channels",))
@@ -335,7 +335,7 @@ def test_backpropagation_through_a_compiled_and_a_checkpointed_loop() -> None:
     runs: list[Callable[..., Any]] = [
         lambda step: for_loop(step, x),
         lambda step: brainstate.transform.checkpointed_for_loop(step, x),
-        lambda _: norm.sequence(x @ weight.value),
+        lambda _: norm.update_sequence(x @ weight.value),
     ]
     a, b, c = (jit(brainstate.transform.grad(lambda run=run: loss(run), weight))() for run in runs)
     assert np.abs(a).max() > 1
@@ -351,7 +351,7 @@ def test_a_constant_shift_has_no_tangent(clock: str, channels: int) -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(-65, 0.01, (5, 2, channels)), jnp.float32)
 
     def run(x: Any) -> Any:
-        y = norm.sequence(x) if clock == "whole" else for_loop(norm, x)
+        y = norm.update_sequence(x) if clock == "whole" else for_loop(norm, x)
         norm.memory.value = empty
         return y
 
@@ -410,7 +410,7 @@ def test_long_recordings_of_a_membrane_at_rest(decay: float, start: float, chann
     norm.init_state()
     run = jit(lambda x: for_loop(norm, x))(x)
     norm.reset_state()
-    at_once = jit(norm.sequence)(x)
+    at_once = jit(norm.update_sequence)(x)
     for z in (run, at_once):
         assert np.abs(z - expected).max() < (2e-3 if fast else 1e-5)
 
@@ -426,7 +426,7 @@ def test_a_constant_potential_becomes_the_mean(decay: float, start: float, fast:
     norm.init_state()
     run = jit(lambda x: for_loop(norm, x))(x)
     norm.reset_state()
-    for z in (run, jit(norm.sequence)(x)):
+    for z in (run, jit(norm.update_sequence)(x)):
         assert np.abs(z - expected).max() < 1e-5
 
 
@@ -451,7 +451,8 @@ def test_a_memory_made_at_32_bit_serves_64(clock: str) -> None:
     norm.init_state()
     with float64():
         x = np.random.default_rng(0).normal(-65, 0.01, (2000, 2))
-        z = for_loop(norm, x) if clock == "loop" else jnp.concatenate([norm.sequence(x[:7]), norm.sequence(x[7:])])
+        parts = (x[:7], x[7:])
+        z = for_loop(norm, x) if clock == "loop" else jnp.concatenate([norm.update_sequence(part) for part in parts])
         assert np.abs(z - one_by_one(x, 0.99)).max() < 1e-9
         assert {v.dtype for v in norm.memory.value.values()} == {np.dtype("float32")}
         assert norm.statistics.mean.dtype == np.float64
@@ -468,7 +469,8 @@ def test_gradients_of_a_membrane_at_rest(clock: str) -> None:
 
     def loss(x: Any) -> Any:
         norm.reset_state()
-        return jnp.sum(cotangent.astype(np.float32) * (for_loop(norm, x) if clock == "loop" else norm.sequence(x)))
+        y = for_loop(norm, x) if clock == "loop" else norm.update_sequence(x)
+        return jnp.sum(cotangent.astype(np.float32) * y)
 
     got = np.asarray(jit(brainstate.transform.grad(loss))(jnp.asarray(x)))
     with float64():

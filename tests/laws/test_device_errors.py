@@ -41,7 +41,9 @@ def test_an_axis_that_is_not_bound(binder: str) -> None:
     with pytest.raises(AxisNameError) as caught:
         UNBOUND[binder](layer)(X)
     message = str(caught.value)
-    assert message.startswith("LayerNorm 'membrane' sums over axis_name='device', but no such axis is bound here.")
+    assert message.startswith(
+        "LayerNorm 'membrane': the statistics are summed over axis_name='device', but no such axis is bound here."
+    )
     assert "vmap(f, axis_name='device')" in message
     assert "shard_map" in message
     assert "axis_name=None" in message
@@ -49,13 +51,17 @@ def test_an_axis_that_is_not_bound(binder: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_norm_says_its_name(kind: str) -> None:
-    with pytest.raises(AxisNameError, match=rf"^{kind}\(in_size=\(6,\)\) sums over axis_name='device'"):
+    with pytest.raises(
+        AxisNameError, match=rf"^{kind}\(in_size=\(6,\)\): the statistics are summed over axis_name='device'"
+    ):
         LAYERS[kind](6, axis_name="device")(X[0])
 
 
 @pytest.mark.parametrize("function", [functional.layer_norm, functional.rms_norm, functional.moments])
 def test_every_function_says_its_name(function: Callable[..., Any]) -> None:
-    with pytest.raises(AxisNameError, match=rf"^{function.__name__} sums over axis_name=\('a', 'b'\)"):
+    with pytest.raises(
+        AxisNameError, match=rf"^{function.__name__}: the statistics are summed over axis_name=\('a', 'b'\)"
+    ):
         function(X, axis_name=("a", "b"))
 
 

@@ -19,6 +19,12 @@ NORMS: dict[str, tuple[Callable[..., Any], int, int]] = {
     "LayerNorm": (functional.layer_norm, 2, BATCH),
     "RMSNorm": (functional.rms_norm, 1, BATCH),
     "GroupNorm": (lambda x, **options: functional.group_norm(x, num_groups=4, **options), 2, 4 * BATCH),
+    # here with a channel for each trial
+    "BatchNorm": (
+        lambda x, reduction_axes, **options: functional.batch_norm(x, feature_axis=0, **options)[0],
+        2,
+        BATCH,
+    ),
 }
 
 
@@ -76,6 +82,19 @@ def test_nothing_grows_with_the_devices(kind: str) -> None:
     norm, _, _ = NORMS[kind]
     exchanged = [collectives(both_ways(forward(norm, size, True, True)), X) for size in (2, 4, 8)]
     assert exchanged[0] == exchanged[1] == exchanged[2]
+
+
+@pytest.mark.parametrize("check_vma", [True, False], ids=["checked", "unchecked"])
+def test_what_a_batch_norm_keeps_costs_nothing_more(check_vma: bool) -> None:
+    """One all-reduce for the counts and means, one for the variances: y and the statistics are made from both."""
+
+    def local(x: jax.Array) -> Any:
+        y, found = functional.batch_norm(x, feature_axis=0, axis_name="device", mask=x > -1)
+        return y, found.mean, found.var
+
+    spec = P(None, "device")
+    f = brainstate.transform.shard_map(local, mesh_of(8), spec, (spec, P(), P()), check_vma=check_vma)
+    assert collectives(f, X) == [2 * BATCH * X.itemsize] * 2
 
 
 @pytest.mark.parametrize("kind", NORMS)

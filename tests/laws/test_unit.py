@@ -177,9 +177,9 @@ def test_functional_scale_and_bias_may_carry_units() -> None:
 @every_norm
 def test_a_declared_unit_refuses_plain_arrays_and_other_dimensions(kind: str) -> None:
     layer = NORMS[kind].layer(6, unit=u.mV, name="soma")
-    with pytest.raises(UnitError, match=r"Norm 'soma' is declared with unit=mV, but got a plain array"):
+    with pytest.raises(UnitError, match=r"Norm 'soma': the norm is declared with unit=mV, but got a plain array"):
         layer(volts(5, 6))
-    with pytest.raises(UnitError, match=r"Norm 'soma' is declared with unit=mV, but got an input in nA"):
+    with pytest.raises(UnitError, match=r"Norm 'soma': the norm is declared with unit=mV, but got an input in nA"):
         layer(volts(5, 6) * u.nA)
 
 

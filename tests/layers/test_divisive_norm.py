@@ -291,7 +291,7 @@ def test_transforms_agree():
         ({"exponent": 101}, errors.OptionError, r"above 0 and at most 100; got 101"),
         ({"exponent": float("nan")}, errors.OptionError, r"above 0 and at most 100; got nan"),
         ({"rectify": "no"}, errors.OptionError, r"rectify must be True or False; got 'no'"),
-        ({"sigma": "a"}, errors.DtypeError, r"sigma must be a number, an array of numbers or a quantity; got 'a'"),
+        ({"sigma": "big"}, errors.DtypeError, r"sigma must be a number, an array of numbers or a quantity; got 'big'"),
         ({"sigma": None}, errors.OptionError, r"sigma must be a number, .* got None"),
         ({"sigma": 1j}, errors.DtypeError, r"sigma is complex, for which divisive normalization is not defined"),
         ({"gamma": 1j}, errors.DtypeError, r"gamma is complex, for which divisive normalization is not defined"),
@@ -336,3 +336,10 @@ def test_an_input_that_does_not_fit_is_refused(options, x, error, says):
 def test_a_float_mask_is_refused():
     with pytest.raises(errors.MaskError, match="not weights"):
         DivisiveNorm(5)(DRIVE, mask=np.ones(5))
+
+
+def test_an_array_of_numpy_is_handed_over_whole() -> None:
+    x = np.array([1.0, 3.0], np.float32)
+    norm = DivisiveNorm(2)
+    assert np.array_equal(x >> norm, norm(x))
+    assert np.array_equal(((x * u.mV) >> norm).mantissa, norm(x))

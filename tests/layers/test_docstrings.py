@@ -8,11 +8,22 @@ from typing import Any
 import pytest
 
 import braindnorm
-from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, functional, interop, masks, monitor
+from braindnorm import (
+    BatchNorm,
+    DivisiveNorm,
+    GroupNorm,
+    LayerNorm,
+    OverTime,
+    RMSNorm,
+    functional,
+    interop,
+    masks,
+    monitor,
+)
 from braindnorm.functional._enter import NormOptions
 from tests.support.docstrings import OWN, entries_of, parameters_of, shared
 
-LAYERS = [LayerNorm, RMSNorm, GroupNorm, DivisiveNorm, OverTime]
+LAYERS = [LayerNorm, RMSNorm, GroupNorm, BatchNorm, DivisiveNorm, OverTime]
 MODULES = [*LAYERS, monitor.Recorded]
 
 
@@ -30,7 +41,7 @@ CALLABLES = {
 METHODS = {
     f"{layer.__name__}.{name}": getattr(layer, name)
     for layer in LAYERS
-    for name in ("update", "sequence", "init_state", "from_normalized_shape")
+    for name in ("update", "update_sequence", "init_state", "from_normalized_shape")
     if name in vars(layer)
 }
 
@@ -74,7 +85,9 @@ def test_what_the_layers_share_is_said_in_the_same_words(layer: Any) -> None:
     assert set(found) - set(copied) == OWN[layer]
 
 
-@pytest.mark.parametrize("function", [functional.layer_norm, functional.rms_norm, functional.group_norm])
+@pytest.mark.parametrize(
+    "function", [functional.layer_norm, functional.rms_norm, functional.group_norm, functional.batch_norm]
+)
 def test_the_options_of_the_functions_are_named_and_explained(function: Any) -> None:
     options = set(typing.get_type_hints(NormOptions))
     described = parameters_of(function)["options"][1]

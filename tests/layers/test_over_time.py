@@ -69,7 +69,7 @@ def test_the_memory_is_of_plain_arrays_of_the_shape_of_the_statistics(norm: Any,
     batch = () if batch_size is None else tuple(np.atleast_1d(batch_size))
     x = draw(*batch, *norm.in_size)
     assert layer(x).shape == x.shape
-    assert layer.sequence(np.stack([x, x])).shape == (2, *x.shape)
+    assert layer.update_sequence(np.stack([x, x])).shape == (2, *x.shape)
     assert {np.shape(v) for v in layer.memory.value.values()} == {shape}
 
 
@@ -109,18 +109,18 @@ def test_a_reset_of_some_trials() -> None:
 def test_tau_is_a_decay_of_dt() -> None:
     with brainstate.environ.context(dt=100 * u.us):
         a, b = made(tau=1 * u.ms), made(decay=np.exp(-0.1))
-        assert np.allclose(a.sequence(X), b.sequence(X), atol=1e-6)
+        assert np.allclose(a.update_sequence(X), b.update_sequence(X), atol=1e-6)
     with brainstate.environ.context(dt=0.1):
-        assert np.allclose(for_loop(made(tau=1.0), X), made(decay=np.exp(-0.1)).sequence(X), atol=1e-6)
+        assert np.allclose(for_loop(made(tau=1.0), X), made(decay=np.exp(-0.1)).update_sequence(X), atol=1e-6)
 
 
 @pytest.mark.parametrize("time_axis", [0, 1, -2])
 def test_time_is_where_time_axis_says(time_axis: int) -> None:
-    expected = made().sequence(X, mask=X > -1, reset=np.arange(6) == 3)
+    expected = made().update_sequence(X, mask=X > -1, reset=np.arange(6) == 3)
     layer = made(LayerNorm(4, unit=u.mV, out_unit=u.UNITLESS), time_axis=time_axis)
     xs = np.moveaxis(X, 0, time_axis)
     reset = (np.arange(6) == 3).reshape((6,) if time_axis == 0 else (1, 6))
-    got = layer.sequence(xs * u.mV, mask=xs > -1, reset=reset)
+    got = layer.update_sequence(xs * u.mV, mask=xs > -1, reset=reset)
     assert np.allclose(np.moveaxis(np.asarray(got), time_axis, 0), expected, atol=1e-6)
 
 
@@ -141,9 +141,9 @@ def test_the_step_mask_is_seen_on_both_clocks() -> None:
         a = for_loop(layer, X)
     layer.reset_state()
     with step_mask(np.broadcast_to(alive, (6, 3))):
-        b = layer.sequence(X)
+        b = layer.update_sequence(X)
     layer.reset_state()
-    c = layer.sequence(X, mask=alive[:, None])
+    c = layer.update_sequence(X, mask=alive[:, None])
     assert np.allclose(a, c, atol=1e-6) and np.allclose(b, c, atol=1e-6)
     assert not np.asarray(c)[:, 1].any()
 
@@ -153,18 +153,19 @@ def test_execute_of_a_param_type_is_called() -> None:
         def execute(self, z: jax.Array) -> jax.Array:
             return 2 * z
 
-    assert np.allclose(made(LayerNorm(4, param_type=Doubled)).sequence(X), 2 * made().sequence(X), atol=1e-6)
+    doubled = made(LayerNorm(4, param_type=Doubled))
+    assert np.allclose(doubled.update_sequence(X), 2 * made().update_sequence(X), atol=1e-6)
 
 
 def test_half_precision_comes_back_in_half_precision() -> None:
     layer = made(RMSNorm(4, use_scale=False))
-    y = jit(layer.sequence)(jnp.asarray(X, jnp.bfloat16))
+    y = jit(layer.update_sequence)(jnp.asarray(X, jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     assert layer.memory.value["m2"].dtype == jnp.float32
 
 
 def test_a_memory_must_be_made_first() -> None:
-    with pytest.raises(OptionError, match=r"OverTime\(in_size=\(4,\)\) has no memory yet. Call init_state"):
+    with pytest.raises(OptionError, match=r"OverTime\(in_size=\(4,\)\): there is no memory yet. Call init_state"):
         OverTime(LayerNorm(4))(X[0])
 
 
@@ -240,10 +241,10 @@ def test_a_time_step_that_is_traced() -> None:
     def run(dt: Any) -> Any:
         with brainstate.environ.context(dt=dt * u.ms):
             layer.reset_state()
-            return layer.sequence(X)
+            return layer.update_sequence(X)
 
     layer = made(tau=1 * u.ms)
-    assert np.allclose(run(0.1), made(decay=np.exp(-0.1)).sequence(X), atol=1e-6)
+    assert np.allclose(run(0.1), made(decay=np.exp(-0.1)).update_sequence(X), atol=1e-6)
     assert np.isnan(np.asarray(run(-0.1))).all()
 
 
@@ -273,27 +274,27 @@ def test_a_norm_with_an_update_of_its_own() -> None:
 
     with pytest.raises(OptionError, match=r"got a Doubled, whose update is its own\..* Wrap a plain LayerNorm"):
         OverTime(Doubled(4))
-    assert np.allclose(made(Named(4)).sequence(X), made().sequence(X))
+    assert np.allclose(made(Named(4)).update_sequence(X), made().update_sequence(X))
 
 
 def test_resets_and_axes_that_do_not_fit() -> None:
     with pytest.raises(MaskError, match=r"the reset of shape \(4,\) does not fit the leading axes"):
         made()(X[0], reset=np.zeros(4, bool))
-    with pytest.raises(MaskError, match=r"its reset.*dtype float32"):
+    with pytest.raises(MaskError, match=r"the reset is of dtype float32"):
         made()(X[0], reset=X[0, :, 0])
     with pytest.raises(MaskError, match="the statistics run over all of them"):
         made(LayerNorm(4, reduction_axes=(0, 1)))(X[0], reset=[1, 0, 0])
     with pytest.raises(AxisError, match="Time comes before them"):
-        made(time_axis=-1).sequence(X)
+        made(time_axis=-1).update_sequence(X)
     with pytest.raises(AxisError, match="time_axis=5 has no axis"):
-        made(time_axis=5).sequence(X)
+        made(time_axis=5).update_sequence(X)
     for time_axis in ((0, 1), ()):
         with pytest.raises(AxisError, match=r"time_axis must be one integer, the axis of xs that is time; got \("):
             made(time_axis=time_axis)
     with pytest.raises(AxisError, match="time_axis must be an integer"):
         made(time_axis=1.5)
-    with pytest.raises(OptionError, match="is not one of the num_steps=5 steps"):
-        made(LayerNorm(4, num_steps=5)).sequence(X)
+    with pytest.raises(OptionError, match="is not one of the param_steps=5 steps"):
+        made(LayerNorm(4, param_steps=5)).update_sequence(X)
 
 
 def test_before_the_first_valid_step_z_is_zero() -> None:
@@ -317,33 +318,33 @@ def test_any_integer_is_a_batch_size() -> None:
 
 def test_a_sequence_that_begins_anew_does_so_once() -> None:
     """A reset without an axis of time, or with one entry for all of it, is of the first step."""
-    fresh = np.asarray(made().sequence(X))
+    fresh = np.asarray(made().update_sequence(X))
     for reset in (True, np.True_, [1], [[1, 1, 1]]):
         layer = made()
-        layer.sequence(X[::-1])
-        assert np.allclose(layer.sequence(X, reset=reset), fresh, atol=1e-6)
+        layer.update_sequence(X[::-1])
+        assert np.allclose(layer.update_sequence(X, reset=reset), fresh, atol=1e-6)
         assert layer.memory.value["count"][:, 0].tolist() == [24, 24, 24]
     layer = made(time_axis=1)
     xs = np.swapaxes(X, 0, 1)
-    layer.sequence(xs[:, ::-1])
-    layer.sequence(xs, reset=[0, 1, 0])
+    layer.update_sequence(xs[:, ::-1])
+    layer.update_sequence(xs, reset=[0, 1, 0])
     assert layer.memory.value["count"][:, 0].tolist() == [48, 24, 48]
 
 
 @pytest.mark.parametrize("reset", [None, True])
 def test_a_sequence_of_no_steps_changes_nothing(reset: Any) -> None:
     layer = made()
-    layer.sequence(X)
+    layer.update_sequence(X)
     before = bits(layer)
-    assert jit(lambda x: layer.sequence(x, reset=reset))(X[:0]).shape == (0, 3, 4)
+    assert jit(lambda x: layer.update_sequence(x, reset=reset))(X[:0]).shape == (0, 3, 4)
     assert bits(layer) == before
 
 
 def test_a_masked_sequence_leaves_the_memory_bit_for_bit() -> None:
     layer = made(decay=0.9)
-    layer.sequence(X)
+    layer.update_sequence(X)
     before = bits(layer)
-    layer.sequence(np.full((5, 3, 4), np.nan), mask=False)
+    layer.update_sequence(np.full((5, 3, 4), np.nan), mask=False)
     assert bits(layer) == before
 
 

@@ -127,7 +127,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "several": ({"dt": [1.0, 2.0], "num_steps": 3}, OptionError, "dt must be one positive"),
     "float steps": ({"dt": 1.0, "num_steps": 3.0}, MaskError, "from_end_times: num_steps must be an integer"),
     "a unit": ({"dt": 1.0 * u.ms, "num_steps": 3}, UnitError, "end_times without a unit, dt in ms. Give them in units"),
-    "words": ({"times": "a"}, TypeError, r"from_end_times \(its times\): the input must be a number"),
+    "words": ({"times": "a"}, TypeError, r"from_end_times: times must be a number"),
     "complex": ({"times": [1j]}, TypeError, "from_end_times: times must be real numbers"),
 }
 

@@ -26,7 +26,7 @@ def test_not_refractory_in_any_unit_of_time() -> None:
 def test_not_refractory_takes_the_time_of_the_environment() -> None:
     with brainstate.environ.context(t=10 * u.ms):
         assert np.array_equal(masks.not_refractory(LAST, 2 * u.ms), VALID)
-    with pytest.raises(OptionError, match=r"what time is it\? Give t="):
+    with pytest.raises(OptionError, match=r"the time is not known. Give t="):
         masks.not_refractory(LAST, 2 * u.ms)
 
 

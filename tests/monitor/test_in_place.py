@@ -53,7 +53,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(C, C), LayerNorm(C), DivisiveNorm(C, signed=True))
+        self.body = nn.Sequential(nn.Linear(C, C), LayerNorm(C), DivisiveNorm(C, rectify=False))
         self.memory = {"past": OverTime(LayerNorm(C), decay=0.9)}
         self.tied = RMSNorm(C)
         self.places = [self.tied, Doubled(C), Own(C, use_scale=False)]
@@ -127,8 +127,8 @@ KINDS = {
     "layer": lambda: LayerNorm(C),
     "rms": lambda: RMSNorm(C),
     "group": lambda: GroupNorm(C, num_groups=1),
-    "divisive": lambda: DivisiveNorm(C, signed=True),
-    "divisive, a matrix": lambda: DivisiveNorm(C, signed=True, pool=np.eye(C)),
+    "divisive": lambda: DivisiveNorm(C, rectify=False),
+    "divisive, a matrix": lambda: DivisiveNorm(C, rectify=False, pool=np.eye(C)),
     "over time": lambda: OverTime(LayerNorm(C)),
     "subclass": lambda: Doubled(C),
     "subclass, its own update": lambda: Own(C),
@@ -159,14 +159,14 @@ def test_a_whole_sequence_has_an_entry_for_each_step(time_axis: int) -> None:
     xs, mask = (np.moveaxis(v, 0, time_axis) for v in (V, valid))
     norm = nn.init_all_states(OverTime(LayerNorm(C), decay=0.9, time_axis=time_axis), batch_size=B)
     with monitor.record(norm, T) as records:
-        y = norm.sequence(xs, mask=mask)
+        y = norm.update_sequence(xs, mask=mask)
     check(records[""].read(), V, np.moveaxis(y, time_axis, 0), valid)
     np.testing.assert_allclose(records[""].read().masked, 1 - valid.mean((1, 2)), rtol=1e-5)
 
 
 def test_a_loop_and_a_sequence_leave_the_same_record() -> None:
     found = []
-    for run in (lambda norm: norm.sequence(V), lambda norm: brainstate.transform.for_loop(norm.update, V)):
+    for run in (lambda norm: norm.update_sequence(V), lambda norm: brainstate.transform.for_loop(norm.update, V)):
         norm = nn.init_all_states(OverTime(LayerNorm(C), decay=0.9), batch_size=B)
         recorded = monitor.Recorded(norm, T + 1)
         with monitor.record(recorded, T + 1) as records:

@@ -94,7 +94,7 @@ def test_a_norm_without_a_unit_takes_several_dimensions() -> None:
         np.testing.assert_allclose(u.get_mantissa(found.mean), mean[steps], rtol=1e-5)
     np.testing.assert_allclose(recorded.read(u.volt).mean.to_decimal(u.mV), mean[[0, 2]], rtol=1e-5)
     with pytest.raises(
-        UnitError, match=r"had inputs in mV and nA and no unit.*got unit=None\. Write read\(unit=\.\.\.\)"
+        UnitError, match=r"there were inputs in mV and nA and no unit.*got unit=None\. Write read\(unit=\.\.\.\)"
     ):
         recorded.read()
     with pytest.raises(UnitError, match="got unit=Hz"):
@@ -269,5 +269,5 @@ def test_plot_has_a_row_a_norm_and_units_on_its_axes() -> None:
 
 def test_plot_says_that_matplotlib_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(PackageError, match="plot needs the package matplotlib"):
+    with pytest.raises(PackageError, match="plot: this needs the package matplotlib"):
         monitor.plot(monitor.Recorded(LayerNorm(C), 1))

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, functional, layers
+from braindnorm import BatchNorm, DivisiveNorm, GroupNorm, LayerNorm, OverTime, RMSNorm, functional, layers
 
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \w+)*)(?: : (.+))?\n((?:^ +.*\n?|^\n(?= ))+)", re.MULTILINE)
 # The layers, and which of what they take is said in words of their own.
@@ -17,6 +17,10 @@ OWN: dict[Any, set[str]] = {
     LayerNorm: {"reduction_axes", "feature_axes"},
     RMSNorm: {"reduction_axes", "feature_axes"},
     GroupNorm: {"feature_axis", "num_groups", "group_size", "reduction_axes"},
+    BatchNorm: {
+        "feature_axis", "track_running_stats", "momentum", "affine", "bias_initializer", "scale_initializer",
+        "mean_type", "unbiased", "frozen",
+    },
     DivisiveNorm: {
         "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
         "dtype", "unit", "out_unit",

@@ -72,9 +72,9 @@ EVERYWHERE = [
 ]  # fmt: skip
 FUNCTIONS = {"LayerNorm": [], "RMSNorm": [], "GroupNorm": ["num_groups", "group_size", "feature_axis"]}
 LAYERS = {
-    "LayerNorm": ["in_size", "feature_axes", "num_steps"],
-    "RMSNorm": ["in_size", "feature_axes", "num_steps"],
-    "GroupNorm": ["in_size", "feature_axis", "num_groups", "group_size", "num_steps"],
+    "LayerNorm": ["in_size", "feature_axes", "param_steps"],
+    "RMSNorm": ["in_size", "feature_axes", "param_steps"],
+    "GroupNorm": ["in_size", "feature_axis", "num_groups", "group_size", "param_steps"],
 }
 BUILT = ("in_size", "feature_axes")
 

@@ -19,7 +19,7 @@ KINDS: list[Any] = [LayerNorm, RMSNorm, lambda size, **kw: GroupNorm(size, num_g
 
 
 def per_step(kind: Any, size: Any = 4, **options: Any) -> Any:
-    layer = kind(size, num_steps=T, **options)
+    layer = kind(size, param_steps=T, **options)
     weight = getattr(layer, "weight", None) or layer.scale
     rng = np.random.default_rng(1)
     weight.value = {k: jnp.asarray(rng.normal(size=v.shape), v.dtype) for k, v in sorted(weight.value.items())}
@@ -60,7 +60,7 @@ def test_feature_axes_and_units() -> None:
     assert parameters["scale"].shape == (T, 4, 1)
     x = np.random.default_rng(2).normal(size=(T, 3, 4, 2)).astype(np.float32)
     with brainstate.environ.context(i=jnp.arange(T)):
-        whole = GroupNorm((4, 2), feature_axis=0, num_groups=2, reduction_axes=(-1,), num_steps=T)
+        whole = GroupNorm((4, 2), feature_axis=0, num_groups=2, reduction_axes=(-1,), param_steps=T)
         whole.weight.value = layer.weight.value
         got = whole(x)
     for i in range(T):
@@ -80,7 +80,7 @@ def test_gradients_reach_the_step_alone() -> None:
 def test_a_step_that_is_not_there() -> None:
     layer, _ = per_step(LayerNorm)
     for i in (T, -1, np.array([0, T])):
-        with brainstate.environ.context(i=i), pytest.raises(OptionError, match=r"i=.* num_steps=5 steps, 0 to 4"):
+        with brainstate.environ.context(i=i), pytest.raises(OptionError, match=r"i=.* param_steps=5 steps, 0 to 4"):
             layer(XS[:2])
 
     def body(i: Any) -> Any:
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_there() -> None:
 
 def test_which_step_must_be_said() -> None:
     layer, _ = per_step(LayerNorm)
-    with pytest.raises(OptionError, match=r"num_steps=5 steps.*context\(i=i\).*i=jnp\.arange\(5\)"):
+    with pytest.raises(OptionError, match=r"param_steps=5 steps.*context\(i=i\).*i=jnp\.arange\(5\)"):
         layer(XS)
     for i in (0.5, 1.0 * u.ms, "two"):
         with pytest.raises(OptionError, match="the step i must be an integer"), brainstate.environ.context(i=i):
@@ -105,10 +105,10 @@ def test_which_step_must_be_said() -> None:
         layer(XS[0, 0])
 
 
-@pytest.mark.parametrize("num_steps", [0, -1, 2.0, True, "5"])
-def test_what_is_no_number_of_steps(num_steps: Any) -> None:
-    with pytest.raises(OptionError, match="num_steps must be a positive integer"):
-        LayerNorm(4, num_steps=num_steps)
+@pytest.mark.parametrize("param_steps", [0, -1, 2.0, True, "5"])
+def test_what_is_no_number_of_steps(param_steps: Any) -> None:
+    with pytest.raises(OptionError, match="param_steps must be a positive integer"):
+        LayerNorm(4, param_steps=param_steps)
 
 
 def test_a_param_type_of_its_own_is_refused() -> None:
@@ -116,5 +116,5 @@ def test_a_param_type_of_its_own_is_refused() -> None:
         def execute(self, x: jax.Array) -> jax.Array:
             return 2 * super().execute(x)
 
-    with pytest.raises(OptionError, match="the own execute of Doubled"):
-        LayerNorm(4, num_steps=T, param_type=Doubled)
+    with pytest.raises(OptionError, match=r"which Doubled\.execute does not handle"):
+        LayerNorm(4, param_steps=T, param_type=Doubled)
