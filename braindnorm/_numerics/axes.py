@@ -109,6 +109,11 @@ def fit_parameter(parameter: Mantissa, shape: Sequence[int], *, option: str) -> 
     return array.reshape(right) if spare else array
 
 
+def leading_ones(v: Any, ndim: int) -> Any:
+    """Return an array (or None) with axes of length 1 before its own, as broadcasting would give them to it."""
+    return v if v is None or v.ndim >= ndim else v.reshape((1,) * (ndim - v.ndim) + v.shape)
+
+
 def split_groups(channels: int, num_groups: SupportsIndex | None, group_size: SupportsIndex | None) -> tuple[int, int]:
     """Resolve the number of groups and the channels in each.
 

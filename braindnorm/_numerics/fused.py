@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .axes import is_trailing, sum_groups
+from .axes import is_trailing, leading_ones, sum_groups
+from .barriers import fence
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
-from .plan import Centring, Lowering
+from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
+from .products import outer, times
+from .sums import spread, total, total_of_groups
 
 Centre = tuple[jax.Array, ...]
 
@@ -66,7 +69,8 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
     d = _deviation(x.astype(plan.dtype), centre, valid)
-    y = d * _times(r, scale) if plan.fenced else _times(d * r, scale)
+    scale, bias = (leading_ones(parameter, x.ndim) for parameter in (scale, bias))
+    y = _times(d * r, scale) if plan.tiles else d * _times(r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 
@@ -78,18 +82,21 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
 def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
     """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
+    barrier = functools.partial(fence, tiles=x.size if plan.tiles else 0)
     n = _count(plan, x, valid)
     if valid is not None and whole_groups(plan.over, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
-        x, valid = _fence(plan, zero_masked(x, valid)), None
+        x, valid = fence(zero_masked(x, valid)), None
     centre = _centre(plan, x, valid, n)
-    d = _deviation(x, _fence(plan, centre) if len(centre) > 1 else centre, valid)
+    d = _deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
-    if plan.lowering is Lowering.TILES:
-        # without a choice, which XLA would not take into a tile: where this is 0 the deviations are, and so is y
-        return centre, jax.lax.rsqrt(jnp.maximum(var + epsilon, np.finfo(plan.dtype).tiny)), var
-    centre, r = _fence(plan, (centre, rstd(var, epsilon)))
+    centre, r = barrier((centre, _rstd_in_tiles(var + epsilon) if plan.tiles else rstd(var, epsilon)))
     return centre, r, var
+
+
+def _rstd_in_tiles(var: jax.Array) -> jax.Array:
+    """Return 1/sqrt(var) without a choice, which XLA would not take into a tile: where it is 0, so is x - mean."""
+    return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
 
 
 def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
@@ -100,7 +107,7 @@ def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
     if plan.centring is Centring.MEAN:
         return (first,)
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
-    centre = _fence(plan, (first,))
+    centre = fence((first,), tiles=x.size if plan.tiles else 0)
     return (*centre, _mean(plan, _deviation(x, centre, valid), n))
 
 
@@ -121,25 +128,25 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     dx, deps, dscale, dbias = tangents
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
-    own = _fence(plan, (centre, r))
-    z, again = (_deviation(x, parts, valid) * each for parts, each in (own, _fence(plan, own)))
+    own = fence((centre, r))
+    z, again = (_deviation(x, parts, valid) * each for parts, each in (own, fence(own)))
     n = _count(plan, x, valid)
     t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated:
         # centred before anything else, so that what is constant leaves no rounding behind
-        dx, t1 = _fence(plan, dx - t1), None
+        dx, t1 = fence(dx - t1), None
     t2 = r * _mean(plan, dx * again, n, tangent=True) + 0.5 * (r * r * deps)
-    slope = _spread(plan, -t2, scale, x.shape)
+    ones = _ones(r)
+    slope = _spread(plan, -t2, scale, x.shape, ones=ones)
     if dscale is not None:
-        slope = slope + _spread(plan, jnp.ones_like(r), dscale, x.shape)
-    shift = None if t1 is None else _spread(plan, -r * t1, scale, x.shape)
+        slope = slope + _spread(plan, ones, dscale, x.shape, ones=ones)
+    shift = None if t1 is None else _spread(plan, -r * t1, scale, x.shape, ones=ones)
     if dbias is not None:
         # what is masked stands in memory as rows already, and is summed as they are
-        rows = None if valid is None else jnp.ones_like(r)
-        offset = _spread(plan, rows, dbias, x.shape)
+        offset = _spread(plan, ones, dbias, x.shape, ones=ones, dots=valid is None)
         shift = offset if shift is None else shift + offset
-    r, scale = _fence(plan, (r, scale))
-    dy = _times(dx * r, scale) + z * slope
+    r, scale = fence((r, scale))
+    dy = _times(dx * r, leading_ones(scale, x.ndim)) + z * slope
     return zero_masked(dy if shift is None else dy + shift, valid)
 
 
@@ -152,75 +159,59 @@ def _deviation(x: jax.Array, centre: Centre, valid: Any) -> jax.Array:
     return x
 
 
-def _fence(plan: Plan, values: Any) -> Any:
-    return jax.lax.optimization_barrier(values) if plan.fenced and jax.tree.leaves(values) else values
-
-
 def _times(stat: Any, scale: Any) -> Any:
     return stat if scale is None else stat * scale
 
 
 def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
+    if valid is not None:
+        # a mask that is a constant of the program would be counted while it is compiled, which takes seconds
+        valid = jax.lax.optimization_barrier(valid)
     count = local_count(x.shape, valid, plan.over, plan.dtype)
-    # the barrier in there keeps a tangent exactly 0, and would keep an accelerator from making one kernel of it all
-    return at_least_one(count) if plan.fenced or plan.compensated else jnp.maximum(count, 1)
+    if plan.compensated:
+        return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
+    return fence(jnp.maximum(count, 1), tiles=x.size if plan.tiles else 0)
 
 
 def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
-    axes = plan.over.axes
-    if plan.over.channel_axis is not None:
-        return _combine(plan, _fence(plan, _sum(v, axes)), tangent) / n
-    if plan.lowering is not Lowering.DOTS or not is_trailing(axes, v.ndim):
-        return _fence(plan, _sum(v, axes)) / n
-    kept = v.shape[: axes[0]]
-    size = math.prod(v.shape[axes[0] :])
-    total = v.reshape(math.prod(kept), size) @ jnp.ones(size, v.dtype)
-    return total.reshape(*kept, *[1] * len(axes)) / n
+    over = plan.over
+    summed = fence(total(v, over.axes), tiles=v.size if plan.tiles else 0)
+    if over.channel_axis is None:
+        return summed / n
+    # the statistics need the digits that a sum has and a product has not
+    combine = total_of_groups if tangent else sum_groups
+    return combine(summed, over.channel_axis, over.num_groups) / n
 
 
-def _sum(v: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Sum over the axes and keep them. A whole array is summed as one row: XLA for CPU then loses fewer digits."""
-    if len(axes) < max(v.ndim, 2):
-        return jnp.sum(v, axes, keepdims=True)
-    return jnp.sum(v.reshape(1, -1), 1).reshape((1,) * v.ndim)
+def _spread(
+    plan: Plan, stat: jax.Array, parameter: Any, shape: tuple[int, ...], *, ones: jax.Array, dots: bool = True
+) -> Any:
+    """Return stat * parameter in a given shape, with 1 for a parameter that is None.
 
-
-def _combine(plan: Plan, v: jax.Array, tangent: bool) -> jax.Array:
-    """Sum over the channels of each group, and give the sum to each of them.
-
-    In a tangent, as a product with ones where that is small: XLA for CPU would take a sum into the pass over x that
-    follows. The statistics need the digits that a sum has and a product has not.
+    Where the first varies along the rows of x and the second along the columns, it is an outer product, or a product of
+    two; `dots` False has their transposes summed by multiplications. `ones` is as many as `stat`.
     """
-    axis, groups = plan.over.channel_axis or 0, plan.over.num_groups
-    size = v.shape[axis] // groups
-    last = math.prod(v.shape[axis + 1 :]) == 1
-    if plan.fenced and tangent and last and size <= 64:
-        combined: jax.Array = v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)
-        return combined.reshape(v.shape)
-    return sum_groups(v, axis, groups)
-
-
-def _spread(plan: Plan, stat: jax.Array | None, parameter: Any, shape: tuple[int, ...]) -> Any:
-    """Return stat * parameter, with 1 for what is None.
-
-    Where the first varies along the rows of x and the second along the columns, it is written as an outer product, or
-    as a product of two: they transpose to products of a matrix and a vector, which XLA for CPU does in half the time of
-    a sum over rows.
-    """
+    if parameter is None:
+        return spread(stat, shape)
     # in the arithmetic's dtype, so that its gradient is summed in it
-    parameter = None if parameter is None else parameter.astype(plan.dtype)
+    parameter = parameter.astype(plan.dtype)
     axes = plan.over.axes
-    if stat is None or parameter is None or not (plan.fenced and is_trailing(axes, len(shape))):
-        return parameter if stat is None else _times(stat, parameter)
     columns = parameter.shape[-max(len(axes), parameter.ndim) :]
-    if columns != shape[-len(columns) :]:
-        return stat * parameter
+    if not is_trailing(axes, len(shape)) or columns != shape[len(shape) - len(columns) :] or 0 in shape:
+        return spread(times(stat, parameter), shape)
     if len(columns) == len(axes):
-        return _outer(stat, parameter).reshape(shape)
-    whole = _outer(stat, jnp.ones([shape[axis] for axis in axes], plan.dtype)).reshape(shape)
-    return whole * _outer(jnp.ones(shape[: -len(columns)], plan.dtype), parameter).reshape(shape)
+        return outer(stat.reshape(-1), parameter.reshape(-1), dots=dots).reshape(shape)
+    row = jnp.ones(math.prod(shape[axis] for axis in axes), plan.dtype)
+    whole = outer(stat.reshape(-1), row, dots=dots).reshape(shape)
+    rows = shape[: -len(columns)]
+    first = ones.reshape(*ones.shape[: len(rows)], -1)[..., 0]
+    return whole * outer(jnp.broadcast_to(first, rows).reshape(-1), parameter.reshape(-1), dots=dots).reshape(shape)
 
 
-def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jax.lax.dot_general(a.reshape(-1), b.reshape(-1), (((), ()), ((), ())))
+def _ones(v: jax.Array) -> jax.Array:
+    """Return ones that ``vmap`` takes for as many as there are of `v`, and XLA for a constant.
+
+    What is the same in all lanes would be summed over them by itself, in the transpose.
+    """
+    return jnp.where(v == v, jnp.ones_like(v), jnp.ones_like(v))

@@ -12,12 +12,6 @@ from .moments import Reduction, whole_groups
 
 Shape = tuple[int, ...]
 
-# XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
-SMALL = 65536
-# of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
-PRODUCTS = frozenset([*range(33), *range(100, 513)])
-# above this many elements it computes a norm tile by tile, if nothing stands in the way
-LARGE = 2**21
 # in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
 FEW = 64
 
@@ -32,21 +26,16 @@ class Centring(enum.Enum):
     COMPENSATED = "as TWICE, with a tangent of exactly 0 for a constant shift"
 
 
-class Lowering(enum.Enum):
-    """How the equation is written for the compiler."""
-
-    FREE = "without barriers: GPU and TPU fuse the sums by themselves"
-    BARRIERS = "with barriers where XLA for CPU would keep x - mean in memory"
-    DOTS = "as BARRIERS, with sums along rows as products with ones"
-    TILES = "without barriers in the value alone, which XLA for CPU then computes tile by tile"
-
-
 class Plan(NamedTuple):
-    """What the rule is specialized for. The arithmetic is done in `dtype`."""
+    """What the rule is specialized for.
+
+    The arithmetic is done in `dtype`. With `tiles` a large value is computed tile by tile on a CPU, if no derivative is
+    taken beside it.
+    """
 
     over: Reduction
     centring: Centring
-    lowering: Lowering
+    tiles: bool
     dtype: Any
 
     @property
@@ -59,14 +48,9 @@ class Plan(NamedTuple):
         """Whether a constant shift has a tangent of exactly 0."""
         return self.centring is Centring.COMPENSATED
 
-    @property
-    def fenced(self) -> bool:
-        """Whether there are barriers."""
-        return self.lowering in (Lowering.BARRIERS, Lowering.DOTS)
-
     def with_derivatives(self) -> "Plan":
         """Return the plan of a value that a derivative is taken beside."""
-        return self._replace(lowering=Lowering.BARRIERS) if self.lowering is Lowering.TILES else self
+        return self._replace(tiles=False)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -79,33 +63,26 @@ def plan_for(
     centred: bool,
     compensated: bool,
     dtype: Any,
-    backend: str,
 ) -> Plan:
-    """Return the plan of a call: the one place where it is chosen."""
-    dtype, on_cpu = jnp.dtype(dtype), backend == "cpu"
-    lowering = _cpu_lowering(shape, over, mask_shape, centred or x_dtype != dtype) if on_cpu else Lowering.FREE
-    if not centred:
-        return Plan(over, Centring.NONE, lowering, dtype)
-    if compensated:
-        return Plan(over, Centring.COMPENSATED, lowering, dtype)
-    return Plan(over, _centring(shape, mask_shape, over, on_cpu), lowering, dtype)
+    """Return the plan of a call: the one place where it is chosen.
 
-
-def _cpu_lowering(shape: Shape, over: Reduction, mask_shape: Shape | None, tiles: bool) -> Lowering:
-    """Return how to lower for a CPU; `tiles` tells whether XLA computes the value tile by tile if it is large."""
-    size = math.prod(shape)
-    if size <= SMALL and math.prod(shape[axis] for axis in over.axes) in PRODUCTS:
-        return Lowering.DOTS
+    What the platform decides, and what ``vmap`` may change, is chosen later: by sums, products and barriers.
+    """
+    dtype = jnp.dtype(dtype)
     rows = over.channel_axis is None and is_trailing(over.axes, len(shape))
-    return Lowering.TILES if tiles and rows and size > LARGE and mask_shape is None else Lowering.BARRIERS
+    tiles = rows and mask_shape is None and (centred or x_dtype != dtype)
+    if not centred:
+        return Plan(over, Centring.NONE, tiles, dtype)
+    if compensated:
+        return Plan(over, Centring.COMPENSATED, tiles, dtype)
+    return Plan(over, _centring(shape, mask_shape, over), tiles, dtype)
 
 
-def _centring(shape: Shape, mask_shape: Shape | None, over: Reduction, on_cpu: bool) -> Centring:
+def _centring(shape: Shape, mask_shape: Shape | None, over: Reduction) -> Centring:
     if not over.axes:
         return Centring.MEAN  # of one number
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
-    columns = on_cpu and not is_trailing(over.axes, len(shape))
-    if not columns and not _may_be_few(shape, mask_shape, over):
+    if is_trailing(over.axes, len(shape)) and not _may_be_few(shape, mask_shape, over):
         return Centring.MEAN
     return Centring.PILOT if mask_shape is None else Centring.TWICE
 

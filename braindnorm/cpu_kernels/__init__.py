@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from .._numerics.plan import Lowering, Plan
+from .._numerics.deferred import is_constant
+from .._numerics.plan import Plan
 from ..errors import PackageError
 from . import _choice
 
@@ -156,10 +157,9 @@ def disabled() -> Iterator[None]:
 def rule_for(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> Callable[..., jax.Array] | None:
     """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None.
 
-    The plan is for the platform that JAX computes on, and has fences where that is a CPU. Whoever made it has started
-    the backend.
+    It starts JAX's backend. Sizes that are symbols go the plain way.
     """
-    if plan.lowering is Lowering.FREE or _off or _suspended.get() or _choice.SWITCHED_OFF:
+    if _off or _suspended.get() or _choice.SWITCHED_OFF or not is_constant(x.shape) or jax.default_backend() != "cpu":
         return None
     from . import _library  # imported when the first norm is called
     from ._rule import kernel_norm

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import cpu_kernels, units
-from .._numerics.axes import fit_parameter, split_channels
+from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.fused import fused_norm, fused_norm_with_moments
 from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
@@ -126,7 +126,11 @@ def apply_affine(z: jax.Array, entry: Entry, how: Standardization) -> jax.Array:
     """Return z * scale + bias."""
     if entry.affine is not None:
         return jnp.reshape(entry.affine.execute(z), z.shape)
-    scale, bias = fitted_parameters(entry, how)
+    return _scale_and_shift(z, *fitted_parameters(entry, how))
+
+
+def _scale_and_shift(z: jax.Array, scale: Any, bias: Any) -> jax.Array:
+    scale, bias = (leading_ones(parameter, z.ndim) for parameter in (scale, bias))
     z = z if scale is None else z * scale
     return z if bias is None else z + bias
 
@@ -179,7 +183,6 @@ def _arguments(x: jax.Array, valid: Any, how: Standardization, dtype: Any, scale
         centred=how.centred,
         compensated=not how.fast_variance,
         dtype=dtype,
-        backend=jax.default_backend(),
     )
     number = isinstance(how.epsilon, float | int)
     constant, epsilon = (float(how.epsilon), None) if number else (None, jnp.asarray(how.epsilon, dtype))
@@ -198,5 +201,4 @@ def _plain_form(
     found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
     r = rstd(found.var, how.epsilon)
     z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
-    z = z if scale is None else z * scale
-    return (z if bias is None else z + bias), found
+    return _scale_and_shift(z, scale, bias), found

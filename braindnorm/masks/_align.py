@@ -65,7 +65,7 @@ def as_booleans(mask: MaskLike, *, what: str = "mask") -> jax.Array:
             f" {what} != 0, or {what} > 0.5 if it is a probability."
         )
     # compared before JAX sees it: it would wrap integers of 64 bits
-    return jnp.asarray(array != 0)
+    return jnp.asarray(array if array.dtype == bool else array != array.dtype.type(0))
 
 
 def broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:

@@ -1,0 +1,126 @@
+"""Sums, and what transposes to them, as the platform of a program wants them."""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .axes import is_trailing, sum_groups
+from .deferred import Deferred, is_constant, linear, shape_of
+
+Axes = tuple[int, ...]
+
+# XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
+SMALL = 65536
+# of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
+PRODUCTS = frozenset([*range(33), *range(100, 513)])
+# above this many columns it sums them one at a time, each in strides
+WIDE = 16384
+
+
+def total(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Return the sum over the axes, which are kept."""
+    summed: jax.Array = _total(v, axes=tuple(axes))
+    return summed
+
+
+def spread(v: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """Return `v` broadcast to a shape of as many axes. Its transpose is :func:`total`."""
+    axes = tuple(axis for axis, n in enumerate(shape) if v.shape[axis] != n)
+    repeated: jax.Array = v if not axes else _spread(v, axes=axes, sizes=tuple(shape[axis] for axis in axes))
+    return repeated
+
+
+def plain_sum(v: jax.Array, *, axes: Axes) -> jax.Array:
+    return jnp.sum(v, axes, keepdims=True)
+
+
+def sum_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
+    """Sum as XLA for CPU does fastest without a loss of digits."""
+    if not axes or not is_constant(v.shape) or axes != tuple(range(axes[0], axes[-1] + 1)):
+        return plain_sum(v, axes=axes)
+    rows, n = math.prod(v.shape[: axes[0]]), math.prod(v.shape[axis] for axis in axes)
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(v.shape))
+    if not is_trailing(axes, v.ndim):
+        columns = math.prod(v.shape[axes[-1] + 1 :])
+        return (
+            _by_eighths(v.reshape(rows, n, columns)).reshape(kept) if columns > WIDE and n else plain_sum(v, axes=axes)
+        )
+    if v.size <= SMALL and n in PRODUCTS:
+        return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
+    # a whole array as one row: fewer digits are lost
+    return jnp.sum(v.reshape(1, -1), 1).reshape(kept) if len(axes) == v.ndim > 1 else plain_sum(v, axes=axes)
+
+
+def _by_eighths(v: jax.Array) -> jax.Array:
+    """Sum over the middle one of three axes: eighths of it are added until fewer than 16 rows are left, and then those.
+
+    The digits are those of a pairwise sum.
+    """
+    rest: list[jax.Array] = []
+    while (rows := v.shape[1]) >= 16:
+        length = rows // 8
+        rest += [v[:, row : row + 1] for row in range(8 * length, rows)]
+        v = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(8)])
+    return functools.reduce(operator.add, [v[:, row : row + 1] for row in range(rows)] + rest)
+
+
+def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
+    to = dict(zip(axes, sizes, strict=True))
+    return jnp.broadcast_to(v, [to.get(axis, size) for axis, size in enumerate(v.shape)])
+
+
+def _batch_total(values: Any, dims: Any, *, axes: Axes) -> Any:
+    return _total(jnp.moveaxis(values[0], dims[0], 0), axes=tuple(axis + 1 for axis in axes)), 0
+
+
+def _batch_spread(values: Any, dims: Any, *, axes: Axes, sizes: Axes) -> Any:
+    moved = jnp.moveaxis(values[0], dims[0], 0)
+    return _spread(moved, axes=tuple(axis + 1 for axis in axes), sizes=sizes), 0
+
+
+def _transpose_total(ct: Any, v: Any, *, axes: Axes) -> list[Any]:
+    return [_spread(ct, axes=axes, sizes=tuple(shape_of(v)[axis] for axis in axes))]
+
+
+def _transpose_spread(ct: Any, v: Any, *, axes: Axes, sizes: Axes) -> list[Any]:
+    return [_total(ct, axes=axes)]
+
+
+_total = Deferred("total", plain_sum, sum_on_cpu, batch=_batch_total, differentiate=linear(_transpose_total))
+_spread = Deferred("spread", _broadcast, _broadcast, batch=_batch_spread, differentiate=linear(_transpose_spread))
+
+
+def total_of_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
+    """Sum over the channels of each group, and give the sum to each of them. It is its own transpose."""
+    summed: jax.Array = _group_total(v, axis=channel_axis, groups=num_groups)
+    return summed
+
+
+def _group_sum(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+    return sum_groups(v, axis, groups)
+
+
+def _group_sum_on_cpu(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+    """Sum small groups as a product with ones: XLA for CPU would take a sum into the pass over x that follows."""
+    size = v.shape[axis] // groups
+    if not is_constant(v.shape) or math.prod(v.shape[axis + 1 :]) != 1 or size > 64:
+        return sum_groups(v, axis, groups)
+    return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
+
+
+def _batch_groups(values: Any, dims: Any, *, axis: int, groups: int) -> Any:
+    return _group_total(jnp.moveaxis(values[0], dims[0], 0), axis=axis + 1, groups=groups), 0
+
+
+def _transpose_groups(ct: Any, v: Any, *, axis: int, groups: int) -> list[Any]:
+    return [_group_total(ct, axis=axis, groups=groups)]
+
+
+_group_total = Deferred(
+    "group_total", _group_sum, _group_sum_on_cpu, batch=_batch_groups, differentiate=linear(_transpose_groups)
+)
