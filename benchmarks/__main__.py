@@ -1,4 +1,4 @@
-"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kernels] [--kept-memory] [--only norms]``."""
+"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kernels] [--sweep] [--only norms]``."""
 
 import argparse
 import json
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all runs")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
     parser.add_argument("--kernels", action="store_true", help="with the kernels for a CPU in use")
+    parser.add_argument("--sweep", action="store_true", help="every axis, mask, transform and size, worst first")
     parser.add_argument("--only", help="one part: norms, masked, eager, loop, growth, devices or compile_time")
     parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="processor time bears other load better")
     parser.add_argument("--kept-memory", action="store_true", help="reuse freed memory, as a tuned allocator does")
@@ -47,6 +48,10 @@ def main() -> None:
         from .gpu import bandwidth
 
         parts = [bandwidth]
+    if options.sweep:
+        from .sweep import sweep
+
+        parts = [sweep]
     where, rounds = report.machine(), 7 if options.quick else 25
     rows: report.Rows = {}
     for part in parts:
@@ -60,11 +65,12 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows))
     elif options.only is None:
-        for verdict in report.verdicts(rows):
+        for verdict in [] if options.sweep else report.verdicts(rows):
             print(verdict)
         label = "gpu" if options.gpu else "quick" if options.quick else "cpu"
         parts_of_name = [
             label,
+            *["sweep"] * options.sweep,
             *["kernels"] * options.kernels,
             *["kept-memory"] * options.kept_memory,
             *["processor"] * (options.clock != "wall"),

@@ -13,47 +13,49 @@ from .deferred import Deferred
 LARGE = 2**21
 
 
-def fence(values: Any, *, tiles: int = 0) -> Any:
+def fence(values: Any, *, size: Any = 1, above: int = 0, tiles: bool = False) -> Any:
     """Put a barrier behind a tree of arrays in a program for a CPU.
 
-    `tiles` is the size of an input that may be computed tile by tile: there is no barrier then if it is large, with all
-    that ``vmap`` adds to it. Where it is 0 there always is.
+    `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none if it is not `above` a
+    number; with `tiles`, neither if it is so large that the input is computed tile by tile.
     """
     leaves, tree = jax.tree.flatten(values)
-    return jax.tree.unflatten(tree, _fence(*leaves, tiles=tiles)) if leaves else values
+    if not leaves:
+        return values
+    return jax.tree.unflatten(tree, _fence(*leaves, size=size, above=above, tiles=tiles))
 
 
-def _free(*values: Any, tiles: int) -> list[Any]:
+def _free(*values: Any, **_: Any) -> list[Any]:
     return list(values)
 
 
-def _on_cpu(*values: Any, tiles: int) -> list[Any]:
-    if isinstance(tiles, int) and tiles > LARGE:
+def _on_cpu(*values: Any, size: Any, above: int, tiles: bool) -> list[Any]:
+    if isinstance(size, int) and (size <= above or (tiles and size > LARGE)):
         return list(values)
     return list(jax.lax.optimization_barrier(values))
 
 
-def _batch(values: Sequence[Any], dims: Sequence[Any], *, tiles: int) -> Any:
-    size = next(v.shape[dim] for v, dim in zip(values, dims, strict=True) if dim is not None)
-    return _fence(*values, tiles=tiles * size), dims
+def _batch(values: Sequence[Any], dims: Sequence[Any], *, size: Any, **static: Any) -> Any:
+    lanes = next(v.shape[dim] for v, dim in zip(values, dims, strict=True) if dim is not None)
+    return _fence(*values, size=size * lanes, **static), dims
 
 
 def _differentiate(primitive: Primitive) -> None:
-    def jvp(values: Sequence[Any], tangents: Sequence[Any], *, tiles: int) -> Any:
-        return _fence(*values, tiles=tiles), _of_some(tangents, tiles)
+    def jvp(values: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+        return _fence(*values, **static), _of_some(tangents, static)
 
-    def transpose(cotangents: Sequence[Any], *_: Any, tiles: int) -> Any:
-        return _of_some(cotangents, tiles)
+    def transpose(cotangents: Sequence[Any], *_: Any, **static: Any) -> Any:
+        return _of_some(cotangents, static)
 
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
 
 
-def _of_some(values: Sequence[Any], tiles: int) -> list[Any]:
+def _of_some(values: Sequence[Any], static: dict[str, Any]) -> list[Any]:
     """Put a barrier behind those that are not known to be 0."""
     at = [i for i, v in enumerate(values) if not isinstance(v, ad.Zero)]
     found = list(values)
-    for i, v in zip(at, _fence(*[values[i] for i in at], tiles=tiles) if at else (), strict=True):
+    for i, v in zip(at, _fence(*[values[i] for i in at], **static) if at else (), strict=True):
         found[i] = v
     return found
 

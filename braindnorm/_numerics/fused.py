@@ -23,7 +23,7 @@ from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
-from .sums import spread, total, total_of_groups
+from .sums import by_products_below, spread, total, total_of_groups
 
 Centre = tuple[jax.Array, ...]
 
@@ -82,7 +82,7 @@ def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, ja
 def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
     """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
-    barrier = functools.partial(fence, tiles=x.size if plan.tiles else 0)
+    barrier = functools.partial(fence, size=x.size, tiles=plan.tiles)
     n = _count(plan, x, valid)
     if valid is not None and whole_groups(plan.over, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
@@ -107,7 +107,7 @@ def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
     if plan.centring is Centring.MEAN:
         return (first,)
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
-    centre = fence((first,), tiles=x.size if plan.tiles else 0)
+    centre = fence((first,), size=x.size, tiles=plan.tiles)
     return (*centre, _mean(plan, _deviation(x, centre, valid), n))
 
 
@@ -170,13 +170,14 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
     count = local_count(x.shape, valid, plan.over, plan.dtype)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
-    return fence(jnp.maximum(count, 1), tiles=x.size if plan.tiles else 0)
+    return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)
 
 
 def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
     """Return the mean over n valid elements, with the reduced axes kept."""
     over = plan.over
-    summed = fence(total(v, over.axes), tiles=v.size if plan.tiles else 0)
+    above = 0 if over.channel_axis is not None else by_products_below(v.shape, over.axes)
+    summed = fence(total(v, over.axes), size=v.size, above=above, tiles=plan.tiles)
     if over.channel_axis is None:
         return summed / n
     # the statistics need the digits that a sum has and a product has not

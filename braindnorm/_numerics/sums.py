@@ -22,6 +22,13 @@ PRODUCTS = frozenset([*range(33), *range(100, 513)])
 WIDE = 16384
 
 
+def by_products_below(shape: Sequence[int], axes: Axes) -> int:
+    """Return the size of an array up to which its sums over these axes are products with ones on a CPU, or 0."""
+    if not is_constant(shape) or not is_trailing(axes, len(shape)):
+        return 0
+    return SMALL if math.prod(shape[axis] for axis in axes) in PRODUCTS else 0
+
+
 def total(v: jax.Array, axes: Sequence[int]) -> jax.Array:
     """Return the sum over the axes, which are kept."""
     summed: jax.Array = _total(v, axes=tuple(axes))

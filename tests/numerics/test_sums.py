@@ -134,12 +134,13 @@ def test_no_batch_of_products_and_no_sum_over_lanes_alone(mapped: Any) -> None:
         assert "-> tensor<70x100xf32>" not in text
 
 
-def test_a_barrier_is_left_out_of_a_large_value_with_all_its_lanes() -> None:
+def test_a_barrier_is_left_out_of_what_is_small_or_large_with_all_its_lanes() -> None:
     def f(x: Any) -> Any:
-        return fence(x, tiles=x.size)
+        return fence(x, size=x.size, above=2000, tiles=True)
 
     lanes = LARGE // 1000 + 1
-    assert "optimization_barrier" in program(f, 1000)
+    assert "optimization_barrier" not in program(jax.vmap(f), 2, 1000)
+    assert "optimization_barrier" in program(jax.vmap(f), 3, 1000)
     assert "optimization_barrier" in program(jax.vmap(f), lanes - 1, 1000)
     assert "optimization_barrier" not in program(jax.vmap(f), lanes, 1000)
     assert "optimization_barrier" not in program(jax.vmap(jax.vmap(f)), 2, lanes // 2 + 1, 1000)
