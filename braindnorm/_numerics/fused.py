@@ -199,7 +199,8 @@ def _spread(
     parameter = parameter.astype(plan.dtype)
     axes = plan.over.axes
     columns = parameter.shape[-max(len(axes), parameter.ndim) :]
-    if not is_trailing(axes, len(shape)) or columns != shape[len(shape) - len(columns) :] or 0 in shape:
+    fits = columns and columns == shape[-len(columns) :]
+    if not is_trailing(axes, len(shape)) or not fits or 0 in shape:
         return spread(times(stat, parameter), shape)
     if len(columns) == len(axes):
         return outer(stat.reshape(-1), parameter.reshape(-1), dots=dots).reshape(shape)
