@@ -71,21 +71,25 @@ def of_flax(case: Case, **options: Any) -> Answer:
     return through_jax(case, run(True), run(False))
 
 
+def of_learned(learned: dict[str, jax.Array]) -> list[jax.Array]:
+    """Return scale and bias in the order of equinox and keras; jit sorts dictionaries."""
+    return [learned[key] for key in ("scale", "bias") if key in learned]
+
+
 def of_equinox(case: Case) -> Answer:
     """Its state says that it was trained for long, which is when it stops to correct the statistics for their start."""
-    options: dict[str, Any] = {"eps": case.epsilon, "momentum": case.momentum, "mode": "batch"}
-    module, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(
-        case.channels, "batch", channelwise_affine=case.affine, **options
-    )
-    state = state.set(module.batch_counter, jnp.array(10**6))
+    options: dict[str, Any] = {"eps": case.epsilon, "momentum": case.momentum, "channelwise_affine": case.affine}
 
     def run(fit: bool) -> Any:
         def call(learned: dict[str, jax.Array], kept: dict[str, jax.Array], x: jax.Array) -> Any:
-            norm = eqx.tree_at(lambda m: (m.weight, m.bias), module, tuple(learned.values())) if learned else module
-            before = state.set(module.batch_state_index, (kept["mean"], kept["var"]))
+            norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(case.channels, "batch", mode="batch", **options)
+            if learned:
+                norm = eqx.tree_at(lambda m: [m.weight, m.bias], norm, of_learned(learned))
+            state = state.set(norm.batch_counter, jnp.array(10**6))
+            state = state.set(norm.batch_state_index, (kept["mean"], kept["var"]))
             f = lambda x, state: norm(x, state, inference=not fit)  # noqa: E731
-            y, after = jax.vmap(f, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, before)
-            return y, dict(zip(("mean", "var"), after.get(module.batch_state_index), strict=True))
+            y, state = jax.vmap(f, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
+            return y, dict(zip(("mean", "var"), state.get(norm.batch_state_index), strict=True))
 
         return call
 
@@ -100,7 +104,7 @@ def of_keras(case: Case) -> Answer:
 
     def run(fit: bool) -> Any:
         def call(learned: dict[str, jax.Array], kept: dict[str, jax.Array], x: jax.Array) -> Any:
-            y, after = layer.stateless_call([*learned.values()], [kept["mean"], kept["var"]], x, training=fit)
+            y, after = layer.stateless_call(of_learned(learned), [kept["mean"], kept["var"]], x, training=fit)
             return y, dict(zip(("mean", "var"), after, strict=True))
 
         return call
@@ -109,7 +113,7 @@ def of_keras(case: Case) -> Answer:
 
 
 TORCH = [case._replace(unbiased=True) for case in [*in_half(FIRST), *FIRST_AT_REST]]
-FLAX = [*LAST, *FIRST[-1:], *(case._replace(masked=True) for case in LAST if case.shape[0] > 2)]
+FLAX = [*LAST, *FIRST[-1:], *(case._replace(masked=True) for case in LAST[1:4])]
 
 
 @pytest.mark.parametrize("case", TORCH, ids=str)
