@@ -80,15 +80,16 @@ def _network(norm: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _module(layer: Any, fit: bool, size: tuple[int, ...]) -> Contender:
-    graph, parameters, kept = brainstate.graph.treefy_split(layer, brainstate.ParamState, ...)
+    graph, parameters, others = brainstate.graph.treefy_split(layer, brainstate.ParamState, ...)
 
     def call(p: Any, kept: Any, x: jax.Array) -> Any:
-        copy = brainstate.graph.treefy_merge(graph, p, kept)
+        copy = brainstate.graph.treefy_merge(graph, p, others)
+        copy.running_mean.value, copy.running_var.value = kept
         with braindnorm.phase(fit):
             y = copy(x.reshape(size)).reshape(x.shape)
-        return y, brainstate.graph.treefy_split(copy, brainstate.ParamState, ...)[2]
+        return y, (copy.running_mean.value, copy.running_var.value)
 
-    return call, parameters, kept
+    return call, parameters, (layer.running_mean.value, layer.running_var.value)
 
 
 def _ours(shape: tuple[int, ...], fit: bool) -> Contender:
