@@ -190,11 +190,9 @@ def _from_batch_norm(module: Foreign, arguments: dict[str, Any], options: dict[s
     arguments |= {key: getattr(module, key) for key in _OF_BATCH} | {"feature_axis": module.feature_axes}
     arguments |= {key: _as_written(getattr(module, key)) for key in ("epsilon", "momentum")}
     layer = _OUR_BATCH_NORMS[type(module).__name__](**{**arguments, **options})
-    if type(module.running_mean) in (brainstate.BatchState, type(None)):
-        load_running(layer, *running_values(module))
-    else:
+    if type(module.running_mean) not in (brainstate.BatchState, type(None)):
         layer.running_mean, layer.running_var = module.running_mean, module.running_var
-    return _with_weights(layer, module)
+    return _with_weights(load_running(layer, *running_values(module)), module)
 
 
 def _to_batch_norm(layer: BatchNorm) -> Foreign:
