@@ -17,7 +17,7 @@ from ._processor import missing_instructions
 HANDLERS = ("braindnorm_forward", "braindnorm_backward")
 # Of what the handlers take and return. It is a part of the names by which programs call them: JAX keeps compiled
 # programs in files, and a program of an earlier release must not find a handler that it does not know how to call.
-VERSION = 1
+VERSION = 2
 
 FOLDER = _build.INSTALLED  # where an installation puts its library
 _lock = threading.Lock()

@@ -12,7 +12,7 @@ from jax.interpreters import ad
 from .._numerics import fused
 from .._numerics.plan import Plan
 from ._library import target
-from ._view import View, gather_statistic, is_worth_it, mask_of, spread_statistic, view_of
+from ._view import View, gather_statistics, is_worth_it, mask_of, spread_statistics, view_of
 from ._with_kernel import WithKernel
 
 
@@ -39,10 +39,10 @@ def _normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
 def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     x, valid, epsilon, scale, bias = primals
-    y, r, *centre = _value(plan, (x, valid), (epsilon, scale, bias))
+    y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
     dx, _, *others = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     dx = jnp.zeros_like(x) if dx is None else dx
-    return y, _tangent(plan, (x, valid, r, tuple(centre), dx), (scale, *others))[0]
+    return y, _tangent(plan, (x, valid, kept, dx), (scale, *others))[0]
 
 
 def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
@@ -50,7 +50,14 @@ def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     plan = plan.with_derivatives()
     centre, r = fused.statistics(plan, x, valid, epsilon)
     y = fused.value(plan, x, valid, scale, bias, centre, r)
-    return y, r, *centre, *[jnp.zeros_like(r)] * (2 * plan.centred - len(centre))
+    absent = [jnp.zeros_like(r)] * (2 - len(centre))
+    return y, jnp.stack([*centre, *absent, r], -1)
+
+
+def _statistics(plan: Plan, kept: jax.Array) -> tuple[fused.Centre, jax.Array]:
+    """Return the parts of the mean and r, which are kept in one array: a loop then carries one."""
+    mean, rest, r = (kept[..., i] for i in range(3))
+    return (mean, rest) if plan.centred else (), r
 
 
 def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
@@ -58,11 +65,9 @@ def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     view = _seen(plan, x.shape, (scale.shape,))
     if not is_worth_it(view, x.shape):
         return _plain_value(plan, rows, shared)
-    statistic = jax.ShapeDtypeStruct((view.batch * view.groups,), plan.dtype)
-    results = (jax.ShapeDtypeStruct(x.shape, plan.dtype), *[statistic] * 3)
-    y, mean, rest, r = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
-    centre = (mean, rest) if plan.centred else ()
-    return y, *(spread_statistic(view, plan.over, x.shape, v) for v in (r, *centre))
+    results = [jax.ShapeDtypeStruct(shape, plan.dtype) for shape in (x.shape, (view.batch * view.groups, 3))]
+    y, kept = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
+    return y, spread_statistics(view, plan.over, x.shape, kept)
 
 
 def _plain_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
@@ -77,7 +82,8 @@ def _kernel_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, 
 
 
 def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
-    (x, valid, r, centre, dx), (scale, deps, dscale, dbias) = rows, shared
+    (x, valid, kept, dx), (scale, deps, dscale, dbias) = rows, shared
+    centre, r = _statistics(plan, kept)
     deps = jnp.zeros((), plan.dtype) if deps is None else deps
     return (fused.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
 
@@ -92,13 +98,23 @@ def _plain_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]
 
 
 def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
-    (x, valid, r, centre, g), (scale,) = rows, shared
+    return _gradient_by_kernel(plan, rows, shared) or _plain_gradient(plan, rows, shared)
+
+
+def _kernel_gradient_of_parameters(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    found = _gradient_by_kernel(plan, rows, shared, of_x=False) or _plain_gradient(plan, rows, shared)
+    return found[1:]
+
+
+def _gradient_by_kernel(plan: Plan, rows: Any, shared: Any, *, of_x: bool = True) -> tuple[jax.Array, ...]:
+    """Return the gradients, that of x with no elements if it is not asked for; nothing, where XLA is as fast."""
+    (x, valid, kept, g), (scale,) = rows, shared
     view = _seen(plan, x.shape, (scale.shape,))
     if not is_worth_it(view, x.shape):
-        return _plain_gradient(plan, rows, shared)
-    statistics = [gather_statistic(plan.over, v) for v in (*(centre or (jnp.zeros_like(r),) * 2), r)]
-    results = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in (x, scale, scale)]
-    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, *statistics)
+        return ()
+    shapes = ((x.shape if of_x else (0,), x.dtype), *[(scale.shape, scale.dtype)] * 2)
+    results = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, gather_statistics(plan.over, kept))
 
 
 def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
@@ -122,11 +138,14 @@ def _seen(plan: Plan, shape: tuple[int, ...], parameters: tuple[tuple[int, ...],
 
 def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
     """Transpose the tangent by the kernel, unless the cotangent of epsilon is asked for."""
-    (*kept, _), (scale, deps, *parameters) = rows, shared
+    (*kept, dx), (scale, deps, *parameters) = rows, shared
     if ad.is_undefined_primal(deps):
         return None
     asked = [ad.is_undefined_primal(parameter) for parameter in parameters]
-    dx, *gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
+    if not ad.is_undefined_primal(dx):
+        dx, gradients = None, _gradient_of_parameters(plan, (*kept, *cotangents), (scale,))
+    else:
+        dx, *gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
     found = [gradients[i] if wanted else None for i, wanted in enumerate(asked)]
     return (*[jax.tree.map(lambda _: None, part) for part in kept], dx), (None, None, *found)
 
@@ -135,6 +154,11 @@ _value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_
 _value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
 _gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)
+_gradient_of_parameters = WithKernel(
+    "braindnorm_gradient_of_parameters",
+    lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[1:],
+    _kernel_gradient_of_parameters,
+)
 _gradient_of_x = WithKernel(
     "braindnorm_gradient_of_x",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[:1],

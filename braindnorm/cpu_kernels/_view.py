@@ -85,16 +85,16 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[next((axis for axis, n in enumerate(shape) if n != 1), len(shape)) :]
 
 
-def spread_statistic(view: View, over: Reduction, shape: tuple[int, ...], v: jax.Array) -> jax.Array:
-    """Return a statistic, of which the kernels have one a group, along x with its reduced axes kept."""
+def spread_statistics(view: View, over: Reduction, shape: tuple[int, ...], v: jax.Array) -> jax.Array:
+    """Return the statistics, of which the kernels have some a group, along x with its reduced axes kept."""
     kept = [1 if axis in over.axes else n for axis, n in enumerate(shape)]
-    return (v if over.channel_axis is None else jnp.repeat(v, view.channels)).reshape(kept)
+    return (v if over.channel_axis is None else jnp.repeat(v, view.channels, axis=0)).reshape(*kept, v.shape[-1])
 
 
-def gather_statistic(over: Reduction, v: Any) -> jax.Array:
-    """Return it as the kernels have it."""
+def gather_statistics(over: Reduction, v: jax.Array) -> jax.Array:
+    """Return them as the kernels have them."""
     one = v if over.channel_axis is None else one_of_each_group(v, over.channel_axis, over.num_groups)
-    flat: jax.Array = one.reshape(-1)
+    flat: jax.Array = one.reshape(-1, v.shape[-1])
     return flat
 
 

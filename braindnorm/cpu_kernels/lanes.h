@@ -6,6 +6,11 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
+
+// A body that is called in a loop is compiled into it, so that sums stay in registers: GCC would be told so once, by
+// `flatten`, but Clang leaves lambdas out of that.
+#define BRAINDNORM_INLINE __attribute__((always_inline))
 
 namespace braindnorm {
 
@@ -15,13 +20,28 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-// Vectors of 32 bytes, as GCC and Clang extend C++: they are compiled for whatever width the processor has.
+// Vectors as GCC and Clang extend C++, as wide as the registers: twice as wide ones would be kept in memory.
+#ifdef __AVX__
+constexpr int64_t kBytes = 32;
+#else
+constexpr int64_t kBytes = 16;
+#endif
 template <class A>
-constexpr int64_t kLanes = 32 / sizeof(A);
+constexpr int64_t kLanes = kBytes / sizeof(A);
 template <class T, int64_t kLength>
 using Vector [[gnu::vector_size(sizeof(T) * kLength)]] = T;
 template <class A>
 using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
+
+// Calls body(0), body(1), ... with numbers that are known when it is compiled, so that it may index registers by them.
+template <class Body, int... kIndex>
+BRAINDNORM_INLINE inline void for_constants(std::integer_sequence<int, kIndex...>, const Body &body) {
+  (body(std::integral_constant<int, kIndex>()), ...);
+}
+template <int kCount, class Body>
+BRAINDNORM_INLINE inline void repeat(const Body &body) {
+  for_constants(std::make_integer_sequence<int, kCount>(), body);
+}
 
 // A mask that is not there lets everything through, at no cost.
 template <bool kMasked>
@@ -64,25 +84,33 @@ struct Wide {
   int part;
 
   template <class T, class V = Vector<T, kLanes<A>>>
-  V raw(const T *p) const {
+  BRAINDNORM_INLINE V raw(const T *p) const {
     V v;
     std::memcpy(&v, p + j, sizeof v);
     return v;
   }
-  Value get(const A *p) const { return raw(p); }
-  Value get(const BFloat16 *p) const {
+  BRAINDNORM_INLINE Value get(const A *p) const { return raw(p); }
+  BRAINDNORM_INLINE Value get(const BFloat16 *p) const {
     return reinterpret_cast<Value>(__builtin_convertvector(raw(&p->bits), Words) << 16);
   }
-  void put(A *p, Value v) const { std::memcpy(p + j, &v, sizeof v); }
-  void put(BFloat16 *p, Value v) const {
+  BRAINDNORM_INLINE void put(A *p, Value v) const { std::memcpy(p + j, &v, sizeof v); }
+  BRAINDNORM_INLINE void put(BFloat16 *p, Value v) const {
     const Words wide = reinterpret_cast<Words>(v), nan = reinterpret_cast<Words>((wide & 0x7fffffff) > 0x7f800000);
     const Words nearest = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // ties to even
     const auto half = __builtin_convertvector((nearest & ~nan) | (0x7fc0 & nan), Vector<uint16_t, kLanes<A>>);
     std::memcpy(p + j, &half, sizeof half);
   }
-  Value keep(Mask<false>, Value v) const { return v; }
-  Value keep(Mask<true> mask, Value v) const {
-    return reinterpret_cast<Value>(reinterpret_cast<Words>(v) & -__builtin_convertvector(raw(mask.valid), Words));
+  BRAINDNORM_INLINE Value keep(Mask<false>, Value v) const { return v; }
+  BRAINDNORM_INLINE Value keep(Mask<true> mask, Value v) const {
+    return reinterpret_cast<Value>(reinterpret_cast<Words>(v) & -words(raw(mask.valid)));
+  }
+
+ private:
+  // In steps, each of which is one instruction: GCC takes a vector apart for a longer one.
+  BRAINDNORM_INLINE static Words words(Vector<uint8_t, kLanes<A>> bytes) {
+    const auto half = __builtin_convertvector(bytes, Vector<uint16_t, kLanes<A>>);
+    const auto whole = __builtin_convertvector(half, Vector<uint32_t, kLanes<A>>);
+    return __builtin_convertvector(whole, Words);
   }
 };
 
@@ -102,30 +130,34 @@ struct One {
   A keep(Mask<true> mask, A v) const { return mask.valid[j] ? v : A(0); }
 };
 
-// Calls body(at) for every place among n elements.
-template <class A, class Body>
-inline void each(int64_t n, const Body &body) {
+// Calls body(at) for every place among n elements. Sums are kept in as many parts, which do not wait for each other.
+template <class A, int kParts, class Body>
+BRAINDNORM_INLINE inline void each(int64_t n, const Body &body) {
+  constexpr int64_t kStep = kLanes<A>;
   int64_t j = 0;
-  for (; j + 2 * kLanes<A> <= n; j += 2 * kLanes<A>) body(Wide<A>{j, 0}), body(Wide<A>{j + kLanes<A>, 1});
-  if (j + kLanes<A> <= n) body(Wide<A>{j, 0}), j += kLanes<A>;
+  for (; j + kParts * kStep <= n; j += kParts * kStep)
+    repeat<kParts>([&](auto part) BRAINDNORM_INLINE { body(Wide<A>{j + part * kStep, part}); });
+  if constexpr (kParts > 1)
+    for (; j + kStep <= n; j += kStep) body(Wide<A>{j, 0});
   for (; j < n; ++j) body(One<A>{j});
 }
 
 // The same for every block of at most kBlock elements, from the start of which its places count.
 template <class Block>
-inline void each_block(int64_t n, const Block &block) {
+BRAINDNORM_INLINE inline void each_block(int64_t n, const Block &block) {
   for (int64_t start = 0; start < n; start += kBlock) block(start, std::min(n - start, kBlock));
 }
 
-template <class A>
+template <class A, int kParts>
 struct Sum {
-  typename Wide<A>::Value parts[2] = {};
+  typename Wide<A>::Value parts[kParts] = {};
   A rest = 0;
 
-  void add(Wide<A> at, typename Wide<A>::Value v) { parts[at.part] += v; }
-  void add(One<A>, A v) { rest += v; }
-  A total() const {
-    const auto lanes = parts[0] + parts[1];
+  BRAINDNORM_INLINE void add(Wide<A> at, typename Wide<A>::Value v) { parts[at.part] += v; }
+  BRAINDNORM_INLINE void add(One<A>, A v) { rest += v; }
+  BRAINDNORM_INLINE A total() const {
+    auto lanes = parts[0];
+    repeat<kParts - 1>([&](auto part) BRAINDNORM_INLINE { lanes += parts[part + 1]; });
     Vector<A, kLanes<A> / 2> halves[2];
     std::memcpy(halves, &lanes, sizeof lanes);
     halves[0] += halves[1];

@@ -52,37 +52,58 @@ void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
   if (state->failed) std::rethrow_exception(state->error);
 }
 
+// Calls run(chunk, first, last) for the items of each chunk, which has `size` of them.
+template <class Run>
+void for_chunks(ffi::ThreadPool pool, const View &view, int64_t size, const Run &run) {
+  in_parallel(pool, (view.items() + size - 1) / size, [&](int64_t chunk) {
+    run(chunk, chunk * size, std::min(view.items(), (chunk + 1) * size));
+  });
+}
+
 template <class A, class X, class M>
 void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
              const A *bias, A *y, const Saved<A> &saved) {
-  in_parallel(pool, view.chunks(), [&](int64_t chunk) {
-    const int64_t size = view.items_in_chunk();
-    for (int64_t item = chunk * size; item < std::min(view.items(), (chunk + 1) * size); ++item) {
-      if (view.space == 1) forward_row(view, item, x, mask, epsilon, scale, bias, y, saved);
-      else if constexpr (!std::is_same_v<M, RowMask>) forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved);
+  const int64_t n = view.row();
+  for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
+    if (view.space == 1) {
+      const auto run = [&](const auto &some, auto parts, auto own) {
+        forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved);
+      };
+      for_rows<4, 4, kBlock>(view, first, last, mask, run, [&](int64_t item) {
+        saved.put(item, {});
+        std::fill_n(y + item * n, n, A(0));
+      });
+    } else if constexpr (!std::is_same_v<M, RowMask>) {
+      for (int64_t item = first; item < last; ++item)
+        forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved);
     }
   });
 }
 
 // Every chunk has sums of its own for the parameters, which are added in the order of the chunks: the result does not
-// depend on which thread did what.
+// depend on which thread did what. It has some rows at least, so that these sums cost little.
 template <class A, class X, class M>
 void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
               const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
-  const int64_t n = view.parameters(), chunks = view.chunks();
-  std::vector<A> parts(2 * n * chunks);
-  in_parallel(pool, chunks, [&](int64_t chunk) {
-    const int64_t size = view.items_in_chunk();
-    A *part = parts.data() + 2 * n * chunk;
-    for (int64_t item = chunk * size; item < std::min(view.items(), (chunk + 1) * size); ++item) {
-      if (view.space == 1) backward_row(view, item, x, mask, g, scale, saved, dx, part, part + n);
-      else if constexpr (!std::is_same_v<M, RowMask>)
-        backward_slab(view, item, x, mask, g, scale, saved, dx, part, part + n);
+  const int64_t n = view.parameters(), size = view.items_in_chunk(8 * n), chunks = (view.items() + size - 1) / size;
+  std::vector<A> parts(2 * n * (chunks - 1));
+  std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
+  for_chunks(pool, view, size, [&](int64_t chunk, int64_t first, int64_t last) {
+    A *of_scale = chunk ? parts.data() + 2 * n * (chunk - 1) : dscale, *of_bias = chunk ? of_scale + n : dbias;
+    if (view.space == 1) {
+      const auto run = [&](const auto &some, auto parts, auto own) {
+        backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias);
+      };
+      for_rows<2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
+        if (dx) std::memset(dx + item * view.row(), 0, view.row() * sizeof(X));
+      });
+    } else if constexpr (!std::is_same_v<M, RowMask>) {
+      for (int64_t item = first; item < last; ++item)
+        backward_slab(view, item, x, mask, g, scale, saved, dx, of_scale, of_bias);
     }
   });
-  std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const A *part = parts.data() + 2 * n * chunk;
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+    const A *part = parts.data() + 2 * n * (chunk - 1);
     for (int64_t c = 0; c < n; ++c) dscale[c] += part[c], dbias[c] += part[n + c];
   }
 }
@@ -123,13 +144,12 @@ void with_mask(const View &view, ffi::AnyBuffer valid, const Body &body) {
 
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer epsilon,
                    ffi::AnyBuffer scale, ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> y,
-                   ffi::Result<ffi::AnyBuffer> mean, ffi::Result<ffi::AnyBuffer> rest, ffi::Result<ffi::AnyBuffer> rstd,
-                   ffi::Span<const int64_t> lengths, bool centred) {
+                   ffi::Result<ffi::AnyBuffer> statistics, ffi::Span<const int64_t> lengths, bool centred) {
   const View view = view_of(lengths, centred);
   return with_types(view, epsilon.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(*mean), data<A>(*rest), data<A>(*rstd)};
+    const Saved<A> saved{data<A>(*statistics)};
     const auto run = [&](auto mask) {
       forward<A, X>(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y), saved);
     };
@@ -138,17 +158,19 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid,
   });
 }
 
+// A dx of no elements is not computed.
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer g,
-                    ffi::AnyBuffer scale, ffi::AnyBuffer mean, ffi::AnyBuffer rest, ffi::AnyBuffer rstd,
-                    ffi::Result<ffi::AnyBuffer> dx, ffi::Result<ffi::AnyBuffer> dscale,
-                    ffi::Result<ffi::AnyBuffer> dbias, ffi::Span<const int64_t> lengths, bool centred) {
+                    ffi::AnyBuffer scale, ffi::AnyBuffer statistics, ffi::Result<ffi::AnyBuffer> dx,
+                    ffi::Result<ffi::AnyBuffer> dscale, ffi::Result<ffi::AnyBuffer> dbias,
+                    ffi::Span<const int64_t> lengths, bool centred) {
   const View view = view_of(lengths, centred);
   return with_types(view, g.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(mean), data<A>(rest), data<A>(rstd)};
+    const Saved<A> saved{data<A>(statistics)};
+    X *found = dx->element_count() ? data<X>(*dx) : nullptr;
     const auto run = [&](auto mask) {
-      backward<A, X>(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), saved, data<X>(*dx), data<A>(*dscale),
+      backward<A, X>(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), saved, found, data<A>(*dscale),
                      data<A>(*dbias));
     };
     with_mask(view, valid, run);
@@ -168,9 +190,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_forward, braindnorm::Forward,
                                   .Arg<ffi::AnyBuffer>()  // scale
                                   .Arg<ffi::AnyBuffer>()  // bias
                                   .Ret<ffi::AnyBuffer>()  // y
-                                  .Ret<ffi::AnyBuffer>()  // mean
-                                  .Ret<ffi::AnyBuffer>()  // rest
-                                  .Ret<ffi::AnyBuffer>()  // rstd
+                                  .Ret<ffi::AnyBuffer>()  // statistics
                                   .Attr<ffi::Span<const int64_t>>("lengths")
                                   .Attr<bool>("centred"));
 
@@ -181,9 +201,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
                                   .Arg<ffi::AnyBuffer>()  // valid
                                   .Arg<ffi::AnyBuffer>()  // g
                                   .Arg<ffi::AnyBuffer>()  // scale
-                                  .Arg<ffi::AnyBuffer>()  // mean
-                                  .Arg<ffi::AnyBuffer>()  // rest
-                                  .Arg<ffi::AnyBuffer>()  // rstd
+                                  .Arg<ffi::AnyBuffer>()  // statistics
                                   .Ret<ffi::AnyBuffer>()  // dx
                                   .Ret<ffi::AnyBuffer>()  // dscale
                                   .Ret<ffi::AnyBuffer>()  // dbias

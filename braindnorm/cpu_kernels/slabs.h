@@ -20,13 +20,13 @@ struct Columns {
 
   // Calls term(at, row, part, part_two) for every row of channels, which adds to the two; they are added up in double.
   template <class Term>
-  void add(int64_t space, const Term &term) {
+  BRAINDNORM_INLINE void add(int64_t space, const Term &term) {
     const int64_t n = part.size();
     std::fill(total.begin(), total.end(), 0), std::fill(total_two.begin(), total_two.end(), 0);
     for (int64_t start = 0; start < space; start += 64) {
       std::fill(part.begin(), part.end(), A(0)), std::fill(part_two.begin(), part_two.end(), A(0));
       for (int64_t s = start; s < std::min(space, start + 64); ++s)
-        each<A>(n, [&](auto at) { term(at, s * n, part.data(), part_two.data()); });
+        each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE { term(at, s * n, part.data(), part_two.data()); });
       for (int64_t c = 0; c < n; ++c) total[c] += part[c], total_two[c] += part_two[c];
     }
   }
@@ -34,7 +34,7 @@ struct Columns {
   template <bool kMasked>
   void count_valid(Mask<kMasked> mask, int64_t space) {
     if constexpr (kMasked) {
-      add(space, [&](auto at, int64_t row, A *one, A *) {
+      add(space, [&](auto at, int64_t row, A *one, A *) BRAINDNORM_INLINE {
         at.put(one, at.get(one) + at.keep(mask.from(row), typename decltype(at)::Value{} + 1));
       });
       count = total;
@@ -58,7 +58,7 @@ struct Columns {
 };
 
 template <class A, class X, bool kMasked>
-[[gnu::flatten]] void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, A epsilon,
+void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, A epsilon,
                                    const A *scale, const A *bias, A *y, const Saved<A> &saved) {
   const int64_t n = view.parameters(), size = view.item_size();
   x += item * size, y += item * size, mask = mask.from(item * size);
@@ -66,14 +66,14 @@ template <class A, class X, bool kMasked>
   std::vector<A> means(n), rests(n), factors(n);
   A *mean = means.data(), *rest = rests.data(), *factor = factors.data();
   columns.count_valid(mask, view.space);
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *) {
+  columns.add(view.space, [&](auto at, int64_t row, A *one, A *) BRAINDNORM_INLINE {
     at.put(one, at.get(one) + at.keep(mask.from(row), at.get(x + row)));
   });
   columns.each_group(view, [&](int64_t, int64_t first, double count) {
     const double found = columns.sum(columns.total, first, view) / std::max(count, 1.0);
     std::fill_n(mean + first, view.channels, static_cast<A>(found));
   });
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) {
+  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) BRAINDNORM_INLINE {
     const auto d = at.keep(mask.from(row), at.get(x + row) - at.get(mean));
     at.put(one, at.get(one) + d), at.put(two, at.get(two) + d * d);
   });
@@ -86,7 +86,7 @@ template <class A, class X, bool kMasked>
     for (int64_t c = first; c < first + view.channels; ++c) factor[c] = rstd * scale[c];
   });
   for (int64_t row = 0; row < size; row += n) {
-    each<A>(n, [&](auto at) {
+    each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
       const auto d = (at.get(x + row) - at.get(mean)) - at.get(rest);
       at.put(y + row, at.keep(mask.from(row), d * at.get(factor) + at.get(bias)));
     });
@@ -94,10 +94,11 @@ template <class A, class X, bool kMasked>
 }
 
 template <class A, class X, bool kMasked>
-[[gnu::flatten]] void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, const A *g,
+void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, const A *g,
                                     const A *scale, const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
   const int64_t n = view.parameters(), size = view.item_size();
-  x += item * size, g += item * size, dx += item * size, mask = mask.from(item * size);
+  x += item * size, g += item * size, mask = mask.from(item * size);
+  if (dx) dx += item * size;
   Columns<A> columns(n);
   // dx = slope_g * g - shift - slope_z * z
   std::vector<A> means(n), rests(n), rstds(n), slopes_g(n), slopes_z(n), shifts(n);
@@ -108,7 +109,7 @@ template <class A, class X, bool kMasked>
     mean[c] = s.mean, rest[c] = s.rest, rstd[c] = s.rstd;
   }
   columns.count_valid(mask, view.space);
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) {
+  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) BRAINDNORM_INLINE {
     const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
     const auto seen = at.keep(mask.from(row), at.get(g + row));
     at.put(one, at.get(one) + seen), at.put(two, at.get(two) + seen * at.keep(mask.from(row), z));
@@ -125,8 +126,8 @@ template <class A, class X, bool kMasked>
       shift[c] = static_cast<A>(rstd[c] * (one / std::max(count, 1.0)));
     }
   });
-  for (int64_t row = 0; row < size; row += n) {
-    each<A>(n, [&](auto at) {
+  for (int64_t row = 0; dx && row < size; row += n) {
+    each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
       const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
       const auto d = at.get(slope_g) * at.get(g + row) - at.get(shift) - at.get(slope_z) * z;
       at.put(dx + row, at.keep(mask.from(row), d));

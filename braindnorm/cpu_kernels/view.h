@@ -19,14 +19,13 @@ struct View {
   // What one task is made of: a group where it is contiguous, all groups of one element of the batch where it is not.
   int64_t items() const { return space == 1 ? batch * groups : batch; }
   int64_t item_size() const { return space * row() * (space == 1 ? 1 : groups); }
-  // A multiple of the groups, so that every chunk begins with the first. Small, for threads that begin late; but large
-  // enough that a sum of its own for every parameter costs little, and that there are at most 64.
-  int64_t items_in_chunk() const {
-    const int64_t elements = std::max({int64_t(8192), 32 * parameters(), items() * item_size() / 64});
+  // A multiple of the groups, so that every chunk begins with the first. At least so many elements that they outweigh
+  // waking a thread, and at most 64 chunks; `least` is what else they have to outweigh.
+  int64_t items_in_chunk(int64_t least) const {
+    const int64_t elements = std::max({int64_t(16384), least, items() * item_size() / 64});
     const int64_t wanted = (elements + item_size() - 1) / item_size();
     return space > 1 ? wanted : (wanted + groups - 1) / groups * groups;
   }
-  int64_t chunks() const { return (items() + items_in_chunk() - 1) / items_in_chunk(); }
 };
 
 // The mean is kept in two parts, the second of which is what rounding took from the first.
@@ -41,11 +40,14 @@ A rstd_of(double variance, A epsilon, double count) {
   return count > 0 && total > 0 ? 1 / std::sqrt(total) : A(0);
 }
 
+// Mean, rest and rstd of each group, one after another.
 template <class A>
 struct Saved {
-  A *mean, *rest, *rstd;
-  void put(int64_t i, const Statistics<A> &s) const { mean[i] = s.mean, rest[i] = s.rest, rstd[i] = s.rstd; }
-  Statistics<A> get(int64_t i) const { return {mean[i], rest[i], rstd[i]}; }
+  A *all;
+  void put(int64_t i, const Statistics<A> &s) const {
+    all[3 * i] = s.mean, all[3 * i + 1] = s.rest, all[3 * i + 2] = s.rstd;
+  }
+  Statistics<A> get(int64_t i) const { return {all[3 * i], all[3 * i + 1], all[3 * i + 2]}; }
 };
 
 }  // namespace braindnorm
