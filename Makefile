@@ -14,13 +14,15 @@ NEWEST_PYTHON ?= $(call first_python,3.14 3.13 3.12 3.11 3)
 JOBS ?= auto
 ARGS ?=
 
+KERNEL_FLAGS = -std=c++17 -fno-math-errno -fno-trapping-math -w
+
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
 # A worker takes whole files: what a file compiles serves its next tests, and is forgotten after it.
 PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-sanitize test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +57,17 @@ kernels: .venv/.stamp ## compile the kernels of these sources, where there is a 
 test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (10 minutes; needs g++ or clang++)
 	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
+
+# With the registers of this machine, and with those that every x86-64 or ARM processor has. Without random addresses,
+# which the thread sanitizer does not bear everywhere.
+test-sanitize: ## run the kernels under the sanitizers for addresses, undefined behaviour and threads (3 minutes; needs g++)
+	@mkdir -p build/sanitize
+	@for build in "address,undefined -march=native" "address,undefined" "thread -march=native"; do \
+		echo "-fsanitize=$$build"; \
+		$(CXX) $(KERNEL_FLAGS) -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=$$build \
+			-I braindnorm/cpu_kernels/include braindnorm/cpu_kernels/norm.cpp tests/cpu_kernels/sanitize/driver.cpp \
+			-o build/sanitize/driver -pthread && \
+		$$(command -v setarch >/dev/null && echo setarch -R) build/sanitize/driver || exit 1; done
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \

@@ -12,9 +12,10 @@ import numpy as np
 from .._numerics.axes import is_trailing, one_of_each_group
 from .._numerics.moments import Reduction, whole_groups
 
-# XLA is as fast where a row has fewer elements, where all rows have no more than so many together, and where the batch
-# is shorter: its elements are the tasks that the processors share.
-SHORT, SMALL, FEW = 16, 65536, 4
+# XLA is as fast where a row has fewer elements, where all rows have no more than so many together (in the step of a
+# loop; by itself a norm gains at any size), and where the batch is shorter: its elements are the tasks that the
+# processors share.
+SHORT, SMALL, FEW = 16, 2048, 4
 
 
 class View(NamedTuple):

@@ -22,7 +22,7 @@ struct View {
   // A multiple of the groups, so that every chunk begins with the first. At least so many elements that they outweigh
   // waking a thread, and at most 64 chunks; `least` is what else they have to outweigh.
   int64_t items_in_chunk(int64_t least) const {
-    const int64_t elements = std::max({int64_t(16384), least, items() * item_size() / 64});
+    const int64_t elements = std::max({int64_t(32768), least, items() * item_size() / 64});
     const int64_t wanted = (elements + item_size() - 1) / item_size();
     return space > 1 ? wanted : (wanted + groups - 1) / groups * groups;
   }

@@ -277,6 +277,27 @@ def test_the_result_does_not_depend_on_the_threads() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+def test_what_is_not_asked_for_is_not_computed() -> None:
+    """The gradient of x, where the parameters alone move."""
+    f, want, (x, scale, bias), valid, g = arguments("layer", "elements")
+    gradient = jax.jit(jax.grad(lambda scale, bias: jnp.vdot(g, f(x, scale, bias, mask=valid)), (0, 1)))
+    text = gradient.lower(scale, bias).as_text()
+    (call,) = [line for line in text.splitlines() if "@braindnorm_backward_v" in line]
+    assert [part.partition(">")[0] for part in call.split("-> ")[1].split("tensor<")[1:]] == ["0xf32", "40xf32", "40xf32"]
+    dscale, dbias = gradient(scale, bias)
+    close(dscale, np.sum(np.where(valid, g * want(x, mask=valid), 0), 0), 5e-6)
+    close(dbias, np.sum(np.where(valid, g, 0), 0), 5e-6)
+
+
+def test_the_digits_of_a_row_do_not_depend_on_the_others() -> None:
+    """Rows are taken several at once, and one by one at the end."""
+    for size in (40, 4100):
+        x = draw(7, size)
+        whole = np.asarray(functional.layer_norm(x))
+        for row in (0, 3, 6):
+            np.testing.assert_array_equal(whole[row], functional.layer_norm(x[row : row + 1])[0])
+
+
 def test_it_keeps_x_and_three_numbers_a_row() -> None:
     steps, shape = 50, (64, 128)
 
@@ -308,8 +329,8 @@ def test_what_they_leave_alone(call: Any) -> None:
 
 def test_small_arrays_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     """Until ``vmap`` makes one large array of them."""
-    monkeypatch.setattr(_view, "SMALL", 65536)
-    small, several = jnp.ones((64, 128)), jnp.ones((20, 64, 128))
+    monkeypatch.setattr(_view, "SMALL", 2048)
+    small, several = jnp.ones((16, 128)), jnp.ones((20, 16, 128))
     gradient = jax.grad(lambda x: jnp.sum(functional.layer_norm(x) ** 2))
     assert kernels_of(gradient, small) == []
     assert kernels_of(jax.vmap(gradient), several) == ["forward", "backward"]
