@@ -1,4 +1,4 @@
-"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kernels] [--sweep] [--only norms]``."""
+"""Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--no-kernels] [--sweep] [--only norms]``."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds, to see that all runs")
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
-    parser.add_argument("--kernels", action="store_true", help="with the kernels for a CPU in use")
+    parser.add_argument("--no-kernels", action="store_true", help="plain JAX, where the kernels for a CPU are in use")
     parser.add_argument("--sweep", action="store_true", help="every axis, mask, transform and size, worst first")
     parser.add_argument(
         "--only", help="one part: norms, batch_norms, masked, eager, loop, growth, devices or compile_time"
@@ -41,10 +41,10 @@ def main() -> None:
 
     from . import cases, report
 
-    if not options.kernels:
+    if options.no_kernels:
         cpu_kernels.disable()
-    elif not cpu_kernels.enable():
-        sys.exit("The kernels cannot be used here.")
+    if not options.json:
+        print(cpu_kernels.status())
     parts = list(cases.ALL)
     if options.gpu:
         from .gpu import bandwidth
@@ -60,7 +60,7 @@ def main() -> None:
         if options.only not in (None, part.__name__):
             continue
         alone = part is cases.devices and options.only is None
-        for name, times in elsewhere(options.quick, options.clock).items() if alone else part(rounds, options.quick):
+        for name, times in elsewhere(options).items() if alone else part(rounds, options.quick):
             rows[name] = times
             if not options.json:
                 print(report.line(name, times), flush=True)
@@ -73,14 +73,15 @@ def main() -> None:
         parts_of_name = [
             label,
             *["sweep"] * options.sweep,
-            *["kernels"] * options.kernels,
+            *["plain"] * options.no_kernels,
             *["kept-memory"] * options.kept_memory,
             *["processor"] * (options.clock != "wall"),
         ]
-        report.keep(rows, where | {"clock": options.clock}, "-".join(parts_of_name))
+        where |= {"clock": options.clock, "kernels": cpu_kernels.status().in_use}
+        report.keep(rows, where, "-".join(parts_of_name))
 
 
-def elsewhere(quick: bool, clock: str) -> dict[str, dict[str, float]]:
+def elsewhere(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Measure several devices in a process of its own, since the others are measured on one."""
     command = [
         sys.executable,
@@ -90,8 +91,9 @@ def elsewhere(quick: bool, clock: str) -> dict[str, dict[str, float]]:
         "devices",
         "--json",
         "--clock",
-        clock,
-        *["--quick"] * quick,
+        options.clock,
+        *["--quick"] * options.quick,
+        *["--no-kernels"] * options.no_kernels,
     ]
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}".strip()
     done = subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Kernels in C++ for large LayerNorm, RMSNorm and GroupNorm on a CPU: about half of the time of plain JAX.
+"""Kernels in C++ for LayerNorm, RMSNorm and GroupNorm on a CPU: about half of the time of plain JAX.
 
 On Linux with an x86-64 processor of the last ten years they come with the package, and the norms use them where they
 fit: programs for one device (or the local part of a ``shard_map`` with ``check_vma=False``), float32, float64 or

@@ -143,11 +143,11 @@ def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
         return None
     asked = [ad.is_undefined_primal(parameter) for parameter in parameters]
     if not ad.is_undefined_primal(dx):
-        dx, gradients = None, _gradient_of_parameters(plan, (*kept, *cotangents), (scale,))
+        gradients: tuple[Any, ...] = (None, *_gradient_of_parameters(plan, (*kept, *cotangents), (scale,)))
     else:
-        dx, *gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
-    found = [gradients[i] if wanted else None for i, wanted in enumerate(asked)]
-    return (*[jax.tree.map(lambda _: None, part) for part in kept], dx), (None, None, *found)
+        gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
+    found = [gradients[1 + i] if wanted else None for i, wanted in enumerate(asked)]
+    return (*[None] * len(kept), gradients[0]), (None, None, *found)
 
 
 _value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_value_alone, fold=_fold)
