@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .._numerics.plan import Plan
-from ._placement import varies
+from ._placement import can_be_alike
 from ._view import view_of
 
 SWITCHED_OFF = os.environ.get("BRAINDNORM_KERNELS", "").strip() == "0"
@@ -30,7 +30,7 @@ def fits(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> bool
     if (x.dtype, plan.dtype) not in _DTYPES or jnp.ndim(epsilon):
         return False
     given = [v for v in (valid, *parameters) if v is not None]
-    if jax.sharding.get_abstract_mesh().manual_axes and any(varies(jax.typeof(v)) for v in (x, *given)):
+    if jax.sharding.get_abstract_mesh().manual_axes and not can_be_alike((x, *given)):
         return False
     shapes = tuple(parameter.shape for parameter in parameters if parameter is not None)
     return view_of(plan.over, x.shape, shapes) is not None

@@ -4,7 +4,10 @@ JAX says it in what it hands to a lowering, and in the types of values. The name
 not found is taken for a reason against a kernel.
 """
 
+from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 
 def is_local(context: Any) -> bool:
@@ -20,7 +23,25 @@ def is_local(context: Any) -> bool:
     return all(size == 1 or name in manual for name, size in shape.items())
 
 
-def varies(aval: Any) -> bool:
-    """Tell whether a type says that its value varies along the axes of a ``shard_map``, or may say so."""
-    kind = getattr(aval, "manual_axis_type", aval)
-    return bool(getattr(kind, "varying", getattr(kind, "vma", True)))
+def varying(value: Any) -> frozenset[str] | None:
+    """Return the axes of a ``shard_map`` along which a value varies, by its type; None if the type does not tell."""
+    kind = jax.typeof(value)
+    kind = getattr(kind, "manual_axis_type", kind)
+    axes: frozenset[str] | None = getattr(kind, "varying", getattr(kind, "vma", None))
+    return axes
+
+
+def can_be_alike(values: Sequence[Any]) -> bool:
+    """Tell whether `alike` can be called: it has to where some vary, since a foreign call does not mix the two."""
+    return hasattr(jax.lax, "pcast") or all(varying(value) == frozenset() for value in values)
+
+
+def alike(values: Sequence[Any], like: Sequence[Any]) -> list[jax.Array]:
+    """Return values that vary along all axes that some of others do. Their cotangents are summed over what is added."""
+    axes = frozenset[str]().union(*(varying(value) or () for value in like))
+    return [_varying_along(value, axes - (varying(value) or frozenset())) for value in values]
+
+
+def _varying_along(value: Any, axes: frozenset[str]) -> jax.Array:
+    cast: jax.Array = jax.lax.pcast(value, tuple(sorted(axes)), to="varying") if axes else value
+    return cast

@@ -12,6 +12,7 @@ from jax.interpreters import ad
 from .._numerics import fused
 from .._numerics.plan import Plan
 from ._library import target
+from ._placement import alike
 from ._view import View, gather_statistics, is_worth_it, mask_of, spread_statistics, view_of
 from ._with_kernel import WithKernel
 
@@ -20,7 +21,9 @@ def kernel_norm(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: 
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
     view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
-    return _normalized(plan, x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias)
+    operands = [v for v in (x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias) if v is not None]
+    operands = alike(operands, operands)
+    return _normalized(plan, operands[0], None if valid is None else operands[1], *operands[-3:])
 
 
 def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
@@ -119,8 +122,8 @@ def _gradient_by_kernel(plan: Plan, rows: Any, shared: Any, *, of_x: bool = True
 
 def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
     call: Callable[..., Any] = jax.ffi.ffi_call(target(name), results)
-    mask = mask_of(view, plan.over, x.shape, valid)
-    return tuple(call(x, mask, *others, lengths=view.lengths, centred=plan.centred))
+    operands = alike((x, mask_of(view, plan.over, x.shape, valid), *others), (x, *others))
+    return tuple(alike(call(*operands, lengths=view.lengths, centred=plan.centred), operands))
 
 
 def _fold(plan: Plan) -> Plan:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._placement import is_local, varies
+from ._placement import is_local
 
 Function = Callable[[Any, Any, Any], tuple[jax.Array, ...]]
 
@@ -111,8 +111,7 @@ def _lowered_for_cpu(plain: Function, kernel: Function) -> Callable[..., Any]:
     by_kernel, by_plain = _lowered(kernel), _lowered(plain)
 
     def lower(context: mlir.LoweringRuleContext, *leaves: Any, **static: Any) -> Any:
-        local = is_local(context) and not any(varies(aval) for aval in context.avals_in)
-        return (by_kernel if local else by_plain)(context, *leaves, **static)
+        return (by_kernel if is_local(context) else by_plain)(context, *leaves, **static)
 
     return lower
 
