@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BUDGET = 0.08  # of the import of brainstate
+BUDGET = 0.05  # of the import of brainstate
 CLOCKED = """
 import time
 start = time.process_time()

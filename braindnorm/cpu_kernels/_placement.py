@@ -33,7 +33,9 @@ def varying(value: Any) -> frozenset[str] | None:
 
 def can_be_alike(values: Sequence[Any]) -> bool:
     """Tell whether `alike` can be called: it has to where some vary, since a foreign call does not mix the two."""
-    return hasattr(jax.lax, "pcast") or all(varying(value) == frozenset() for value in values)
+    axes = [varying(value) for value in values]
+    castable = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
+    return None not in axes and (castable or not any(axes))
 
 
 def alike(values: Sequence[Any], like: Sequence[Any]) -> list[jax.Array]:
@@ -43,5 +45,9 @@ def alike(values: Sequence[Any], like: Sequence[Any]) -> list[jax.Array]:
 
 
 def _varying_along(value: Any, axes: frozenset[str]) -> jax.Array:
-    cast: jax.Array = jax.lax.pcast(value, tuple(sorted(axes)), to="varying") if axes else value
-    return cast
+    if not axes:
+        return value  # type: ignore[no-any-return]
+    names = tuple(sorted(axes))
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(value, names, to="varying")  # type: ignore[no-any-return]
+    return jax.lax.pvary(value, names)  # type: ignore[attr-defined,no-any-return]  # its name before
