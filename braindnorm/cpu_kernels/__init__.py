@@ -1,7 +1,7 @@
 """Kernels in C++ for LayerNorm, RMSNorm and GroupNorm on a CPU: about half of the time of plain JAX.
 
 On Linux with an x86-64 processor of the last ten years they come with the package, and the norms use them where they
-fit: programs for one device (or the local part of a ``shard_map`` with ``check_vma=False``), float32, float64 or
+fit: programs for one device (or the local part of a ``shard_map``), float32, float64 or
 bfloat16 in the arithmetic of their own width, statistics over trailing axes or groups of channels, with a mask or
 without. Everything else, every derivative but the first in reverse mode, and every other machine goes by plain JAX.
 Which it is, is decided when a program is lowered, so one that is exported or divided among devices has none in it.
