@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from . import pilot
 from .axes import is_trailing, leading_ones, sum_groups
 from .barriers import fence
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
@@ -103,7 +104,10 @@ def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
     """Return the parts of the mean, each the mean of what those before it leave."""
     if plan.centring is Centring.NONE:
         return ()
-    first = _pilot(plan, x) if plan.centring is Centring.PILOT else _mean(plan, _deviation(x, (), valid), n)
+    if plan.centring is Centring.PILOT:
+        first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.over)
+    else:
+        first = _mean(plan, _deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
         return (first,)
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
@@ -151,12 +155,16 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
 
 
 def _deviation(x: jax.Array, centre: Centre, valid: Any) -> jax.Array:
-    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds."""
+    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds.
+
+    XLA for CPU adds what a choice returns in one pass; the mean it would first write to memory as often as x has rows.
+    """
     if not centre:
         return zero_masked(x, valid)
+    x = x if valid is None else jnp.where(valid, x, centre[0])
     for part in centre:
-        x = (x if valid is None else jnp.where(valid, x, part)) - part
-    return x
+        x = x - part
+    return zero_masked(x, valid)
 
 
 def _times(stat: Any, scale: Any) -> Any:
@@ -167,7 +175,7 @@ def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
     if valid is not None:
         # a mask that is a constant of the program would be counted while it is compiled, which takes seconds
         valid = jax.lax.optimization_barrier(valid)
-    count = local_count(x.shape, valid, plan.over, plan.dtype)
+    count = local_count(x.shape, valid, plan.over, plan.dtype, total=total)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
     return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)

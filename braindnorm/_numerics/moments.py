@@ -6,7 +6,7 @@ here, in :func:`deviations`, and nowhere else.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,11 +50,31 @@ def local_sum(v: jax.Array, over: Reduction) -> jax.Array:
     return total if over.channel_axis is None else sum_groups(total, over.channel_axis, over.num_groups)
 
 
-def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, dtype: Any) -> jax.Array:
-    """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast."""
+def _sum(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+    return jnp.sum(v, axes, keepdims=True)
+
+
+def local_count(
+    shape: Sequence[int],
+    valid: jax.Array | None,
+    over: Reduction,
+    dtype: Any,
+    *,
+    total: Callable[[jax.Array, Sequence[int]], jax.Array] = _sum,
+) -> jax.Array:
+    """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast.
+
+    `total` sums over axes, and keeps them.
+    """
     mask_shape = (1,) * len(shape) if valid is None else valid.shape
     repeats = math.prod(shape[axis] for axis in over.axes if mask_shape[axis] == 1)
-    counted = jnp.ones((), jnp.int32) if valid is None else jnp.sum(valid, over.axes, jnp.int32, keepdims=True)
+    if valid is None:
+        counted = jnp.ones((), dtype)
+    else:
+        # XLA for CPU sums floats ten times as fast; up to this number they are exact
+        most = math.prod(mask_shape[axis] for axis in over.axes)
+        exact = isinstance(most, int) and most <= 2**24
+        counted = total(valid.astype(dtype if exact else jnp.int32), over.axes)
     if over.channel_axis is not None:
         if mask_shape[over.channel_axis] == 1:
             repeats *= shape[over.channel_axis] // over.num_groups

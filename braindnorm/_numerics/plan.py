@@ -22,8 +22,7 @@ class Centring(enum.Enum):
     NONE = "nothing"
     MEAN = "the mean"
     PILOT = "a number near the mean, and the mean of what is left"
-    TWICE = "the mean, and the mean of what its rounding left"
-    COMPENSATED = "as TWICE, with a tangent of exactly 0 for a constant shift"
+    COMPENSATED = "the mean, and the mean of what its rounding left, with a tangent of exactly 0 for a constant shift"
 
 
 class Plan(NamedTuple):
@@ -84,7 +83,7 @@ def _centring(shape: Shape, mask_shape: Shape | None, over: Reduction) -> Centri
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
     if is_trailing(over.axes, len(shape)) and not _may_be_few(shape, mask_shape, over):
         return Centring.MEAN
-    return Centring.PILOT if mask_shape is None else Centring.TWICE
+    return Centring.PILOT
 
 
 def _may_be_few(shape: Shape, mask_shape: Shape | None, over: Reduction) -> bool:

@@ -18,8 +18,8 @@ Axes = tuple[int, ...]
 SMALL = 65536
 # of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
 PRODUCTS = frozenset([*range(33), *range(100, 513)])
-# above this many columns it sums them one at a time, each in strides
-WIDE = 16384
+# from as many columns on it sums few rows in strides, one column at a time
+WIDE = 4096
 
 
 def by_products_below(shape: Sequence[int], axes: Axes) -> int:
@@ -54,26 +54,41 @@ def sum_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(v.shape))
     if not is_trailing(axes, v.ndim):
         columns = math.prod(v.shape[axes[-1] + 1 :])
-        return (
-            _by_eighths(v.reshape(rows, n, columns)).reshape(kept) if columns > WIDE and n else plain_sum(v, axes=axes)
-        )
+        if columns < WIDE or n < 4:
+            return plain_sum(v, axes=axes)
+        return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
     if v.size <= SMALL and n in PRODUCTS:
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
-    return jnp.sum(v.reshape(1, -1), 1).reshape(kept) if len(axes) == v.ndim > 1 else plain_sum(v, axes=axes)
+    if len(axes) == v.ndim > 1 and v.size <= SMALL:
+        return jnp.sum(v.reshape(1, -1), 1).reshape(kept)
+    return plain_sum(v, axes=axes)
 
 
 def _by_eighths(v: jax.Array) -> jax.Array:
-    """Sum over the middle one of three axes: eighths of it are added until fewer than 16 rows are left, and then those.
+    """Sum over the middle one of three axes, eighth upon eighth of it.
 
-    The digits are those of a pairwise sum.
+    XLA makes one pass of what makes the numbers and of the first additions. The others are products with ones, since
+    additions it would repeat for each element of what uses the sum. The digits are those of sums of few numbers.
     """
-    rest: list[jax.Array] = []
-    while (rows := v.shape[1]) >= 16:
-        length = rows // 8
-        rest += [v[:, row : row + 1] for row in range(8 * length, rows)]
-        v = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(8)])
-    return functools.reduce(operator.add, [v[:, row : row + 1] for row in range(rows)] + rest)
+    n = v.shape[1]
+    parts = 8 if n >= 16 else n // 2
+    length = n // parts
+    first = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(parts)])
+    found = _by_products(first)
+    return found if parts * length == n else found + _by_products(v[:, parts * length :])
+
+
+def _by_products(v: jax.Array) -> jax.Array:
+    if v.shape[0] > 1:
+        return jnp.sum(v, 1, keepdims=True)
+    v, rest = v[0], []
+    while (n := len(v)) > 32:
+        length = n // 8
+        if n > 8 * length:
+            rest.append(jnp.ones(n - 8 * length, v.dtype) @ v[8 * length :])
+        v = (jnp.ones(8, v.dtype) @ v[: 8 * length].reshape(8, -1)).reshape(length, -1)
+    return functools.reduce(operator.add, rest, jnp.ones(n, v.dtype) @ v)[None, None]
 
 
 def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
