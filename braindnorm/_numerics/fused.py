@@ -207,7 +207,7 @@ def _spread(
     parameter = parameter.astype(plan.dtype)
     axes = plan.over.axes
     columns = parameter.shape[-max(len(axes), parameter.ndim) :]
-    fits = columns and columns == shape[-len(columns) :]
+    fits = len(columns) >= len(axes) and columns == shape[-len(columns) :]
     if not is_trailing(axes, len(shape)) or not fits or 0 in shape:
         return spread(times(stat, parameter), shape)
     if len(columns) == len(axes):
