@@ -68,7 +68,8 @@ def plan_for(
     What the platform decides, and what ``vmap`` may change, is chosen later: by sums, products and barriers.
     """
     dtype = jnp.dtype(dtype)
-    rows = over.channel_axis is None and is_trailing(over.axes, len(shape))
+    middle = len(over.axes) == 1 and 0 < over.axes[0] < len(shape) - 1
+    rows = over.channel_axis is None and (is_trailing(over.axes, len(shape)) or middle)
     tiles = rows and mask_shape is None and (centred or x_dtype != dtype)
     if not centred:
         return Plan(over, Centring.NONE, tiles, dtype)
