@@ -27,7 +27,8 @@ def centre(x: jax.Array, valid: jax.Array, over: Reduction) -> jax.Array:
 
 
 def _count(x: jax.Array, valid: jax.Array, over: Reduction) -> jax.Array:
-    return local_count(x.shape, valid, over, x.dtype, total=total)
+    # behind a barrier, or the compiler would count a mask that is a constant of the program
+    return local_count(x.shape, jax.lax.optimization_barrier(valid), over, x.dtype, total=total)
 
 
 def _of_all(x: jax.Array, valid: jax.Array, *, over: Reduction) -> jax.Array:

@@ -18,7 +18,7 @@ Axes = tuple[int, ...]
 SMALL = 65536
 # of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
 PRODUCTS = frozenset([*range(33), *range(100, 513)])
-# from as many columns on it sums few rows in strides, one column at a time
+# from as many columns on it goes through the rows in strides, one column at a time
 WIDE = 4096
 
 
@@ -80,15 +80,22 @@ def _by_eighths(v: jax.Array) -> jax.Array:
 
 
 def _by_products(v: jax.Array) -> jax.Array:
-    if v.shape[0] > 1:
-        return jnp.sum(v, 1, keepdims=True)
-    v, rest = v[0], []
-    while (n := len(v)) > 32:
+    """Sum over the middle one of three axes by products with ones, each of few rows."""
+    found = []
+    while (n := v.shape[1]) > 32:
         length = n // 8
         if n > 8 * length:
-            rest.append(jnp.ones(n - 8 * length, v.dtype) @ v[8 * length :])
-        v = (jnp.ones(8, v.dtype) @ v[: 8 * length].reshape(8, -1)).reshape(length, -1)
-    return functools.reduce(operator.add, rest, jnp.ones(n, v.dtype) @ v)[None, None]
+            found.append(_times_ones(v[:, 8 * length :]))
+        rows, columns = v.shape[0], v.shape[2]
+        v = _times_ones(v[:, : 8 * length].reshape(rows, 8, -1)).reshape(rows, length, columns)
+    return functools.reduce(operator.add, found, _times_ones(v))
+
+
+def _times_ones(v: jax.Array) -> jax.Array:
+    if v.shape[0] == 1:
+        return (jnp.ones(v.shape[1], v.dtype) @ v[0])[None, None]
+    summed = jax.lax.dot_general(jnp.ones(v.shape[:2], v.dtype), v, (((1,), (1,)), ((0,), (0,))))
+    return summed[:, None]
 
 
 def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
