@@ -9,7 +9,6 @@ first. ``make demo-online`` runs it, in about five minutes on 2 cores.
 
 import argparse
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -87,9 +86,7 @@ class Trainer:
         self.network = Network(NORMS[norm]())
         brainstate.nn.init_all_states(self.network, batch_size=BATCH)
         if rule == "D-RTRL":
-            with warnings.catch_warnings(), braindnorm.phase(fit=True):
-                # braintrace has found the state by which a batch norm tells the phase, as it should
-                warnings.filterwarnings("ignore", "The state _Phase", UserWarning)
+            with braindnorm.phase(fit=True):
                 example = jnp.ones((BATCH, RECENT))
                 self.learner = braintrace.compile(self.network, "d_rtrl", example, batch_size=BATCH)
         self.parameters = self.network.states(brainstate.ParamState)
