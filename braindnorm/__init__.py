@@ -18,7 +18,10 @@ from .layers import (
     NormParam,
     OverTime,
     RMSNorm,
+    bntt,
     phase,
+    tdbn,
+    tebn,
 )
 from .masks import step_mask
 
@@ -39,6 +42,7 @@ __all__ = [
     "OverTime",
     "RMSNorm",
     "__version__",
+    "bntt",
     "cpu_kernels",
     "errors",
     "functional",
@@ -48,6 +52,8 @@ __all__ = [
     "phase",
     "replace_norms",
     "step_mask",
+    "tdbn",
+    "tebn",
 ]
 
 

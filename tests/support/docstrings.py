@@ -19,7 +19,7 @@ OWN: dict[Any, set[str]] = {
     GroupNorm: {"feature_axis", "num_groups", "group_size", "reduction_axes"},
     BatchNorm: {
         "feature_axis", "track_running_stats", "momentum", "affine", "bias_initializer", "scale_initializer",
-        "mean_type", "unbiased", "frozen",
+        "mean_type", "running_steps", "gain_steps", "gain_power", "unbiased", "frozen",
     },
     DivisiveNorm: {
         "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
