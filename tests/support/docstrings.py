@@ -25,7 +25,7 @@ OWN: dict[Any, set[str]] = {
         "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
         "dtype", "unit", "out_unit",
     },
-    OverTime: {"norm", "decay", "tau", "time_axis"},
+    OverTime: {"norm", "decay", "tau", "normalize_by", "max_ratio", "min_count", "time_axis", "frozen"},
 }  # fmt: skip
 
 

@@ -1,0 +1,43 @@
+"""A call of a norm with a memory, on one step or on a sequence: in, through time, out, and what is remembered."""
+
+from typing import TYPE_CHECKING
+
+import jax
+
+from .. import units
+from ..functional._enter import enter
+from ..functional._leave import leave
+from ..functional._over_time import Clock
+from ..functional._standardize import standardization
+from ..units import MaskLike, QuantityLike, Result
+from ._affine import check_features
+from ._decay import rate_of
+from ._norm import norm_options
+from ._over_batch import arguments_of, by_of, evaluate, evaluates, remember_steps
+from ._sequence import of_sequence
+from ._time_arguments import check_declared_unit
+
+if TYPE_CHECKING:
+    from .over_time import OverTime
+
+
+def normalize(
+    over: "OverTime", x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
+) -> Result:
+    """Normalize one step, or a sequence of them with time first, and remember it."""
+    norm, shape = over.norm, units.shape_of(x)
+    check_features(norm, x, norm.affine_param)
+    check_declared_unit(norm, x)
+    if evaluates(over):
+        return evaluate(norm, x, mask)
+    parameters = {"scale": None, "bias": None, **arguments_of(norm, x)}
+    options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
+    entry = enter(x, parameters, options)
+    reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
+    spec = standardization(entry, reduction, options, centred=norm.centred)
+    clock = Clock(over._memory(), rate_of(over.decay, over.tau), began, sequence, by_of(over, entry, x))
+    y, last, seen = clock.standardize(entry, spec)
+    if not over.frozen:
+        over._state().value = last.arrays()
+        remember_steps(over, seen, entry, x)
+    return leave(y, entry)
