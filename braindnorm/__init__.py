@@ -20,6 +20,7 @@ from .layers import (
     RMSNorm,
     bntt,
     phase,
+    tab,
     tdbn,
     tebn,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "phase",
     "replace_norms",
     "step_mask",
+    "tab",
     "tdbn",
     "tebn",
 ]

@@ -129,16 +129,16 @@ class Clock:
         """
         if spec.fast_variance or not spec.centred:
             moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
-            return self._checked(moments, single(moments.mean), spec.reduction), deviation
+            return self.checked(moments, single(moments.mean), spec.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
         count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
         moments, deviation = deviations(x - centre, spec.reduction, valid)
-        return self._checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
+        return self.checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
 
-    def _checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
+    def checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
         """Return the moments with a count for each, if they are of as many trials as the memory."""
         shape = moments.m2.shape[1:] if self.sequence else moments.m2.shape
         if shape != self.memory.m2.value.shape:

@@ -46,7 +46,7 @@ from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .over_time import OverTime
 from .rms_norm import RMSNorm
-from .spiking import bntt, tdbn, tebn
+from .spiking import bntt, tab, tdbn, tebn
 
 __all__ = [
     "BatchNorm",
@@ -62,6 +62,7 @@ __all__ = [
     "RMSNorm",
     "bntt",
     "phase",
+    "tab",
     "tdbn",
     "tebn",
 ]

@@ -5,17 +5,20 @@ from typing import TYPE_CHECKING
 import jax
 
 from .. import units
+from ..functional._divisive_over_time import divisive_norm_over_time
 from ..functional._enter import enter
 from ..functional._leave import leave
-from ..functional._over_time import Clock
+from ..functional._over_time import By, Clock
 from ..functional._standardize import standardization
 from ..units import MaskLike, QuantityLike, Result
 from ._affine import check_features
 from ._decay import rate_of
 from ._norm import norm_options
 from ._over_batch import arguments_of, by_of, evaluate, evaluates, remember_steps
+from ._phase import held
 from ._sequence import of_sequence
 from ._time_arguments import check_declared_unit
+from .divisive_norm import DivisiveNorm
 
 if TYPE_CHECKING:
     from .over_time import OverTime
@@ -26,6 +29,8 @@ def normalize(
 ) -> Result:
     """Normalize one step, or a sequence of them with time first, and remember it."""
     norm, shape = over.norm, units.shape_of(x)
+    if isinstance(norm, DivisiveNorm):
+        return _respond(over, norm, x, mask, began, sequence)
     check_features(norm, x, norm.affine_param)
     check_declared_unit(norm, x)
     if evaluates(over):
@@ -41,3 +46,23 @@ def normalize(
         over._state().value = last.arrays()
         remember_steps(over, seen, entry, x)
     return leave(y, entry)
+
+
+def _respond(
+    over: "OverTime",
+    norm: DivisiveNorm,
+    x: QuantityLike,
+    mask: MaskLike | None,
+    began: jax.Array | None,
+    sequence: bool,
+) -> Result:
+    """Respond to the drive of one step, or of a sequence of them, by the pool of all steps so far."""
+    check_declared_unit(norm, x)
+    shape = units.shape_of(x)
+    by = By(min_count=over.min_count, frozen=held(over))
+    reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
+    clock = Clock(over._memory(), rate_of(over.decay, over.tau), began, sequence, by)
+    y, last = divisive_norm_over_time(clock, x, mask=mask, pool_axes=reduction.axes, **norm.arguments())
+    if not over.frozen:
+        over._state().value = last.arrays()
+    return y

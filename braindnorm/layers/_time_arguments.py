@@ -13,12 +13,13 @@ from ..masks._align import as_booleans
 from ..masks._step_mask import fit_leading
 from ..units import MaskLike, QuantityLike, Shape
 from .batch_norm import BatchNorm
+from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
 
-Wrapped = LayerNorm | RMSNorm | GroupNorm | BatchNorm
-KINDS = (LayerNorm, RMSNorm, GroupNorm, BatchNorm)
+Wrapped = LayerNorm | RMSNorm | GroupNorm | BatchNorm | DivisiveNorm
+KINDS = (LayerNorm, RMSNorm, GroupNorm, BatchNorm, DivisiveNorm)
 
 
 def check_wrapped(norm: Wrapped) -> None:
@@ -120,7 +121,8 @@ def check_declared_unit(norm: Wrapped, x: QuantityLike) -> None:
 def empty_memory(norm: Wrapped, batch_size: Axes | None) -> dict[str, jax.Array]:
     """Return the arrays of a memory of nothing, of the shape of a step's statistics."""
     shape = (*batch_shape(batch_size), *norm.in_size)
-    axes = norm.reduction(shape).axes
+    # with a matrix each element has a pool of its own
+    axes = () if isinstance(norm, DivisiveNorm) and norm.has_weights else norm.reduction(shape).axes
     kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
     dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
     return Memory.empty(tuple(kept), dtype).arrays()

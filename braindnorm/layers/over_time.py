@@ -24,6 +24,7 @@ from ._sequence import move_axis, steps_of
 from ._through_time import normalize
 from ._time_arguments import Wrapped, check_time_axis, check_wrapped, each_step, empty_memory, where_trials_begin
 from ._wiring import check_name, label
+from .divisive_norm import DivisiveNorm
 
 
 class OverTime(NormModule):
@@ -38,7 +39,7 @@ class OverTime(NormModule):
 
     Parameters
     ----------
-    norm : LayerNorm, RMSNorm, GroupNorm or BatchNorm
+    norm : LayerNorm, RMSNorm, GroupNorm, BatchNorm or DivisiveNorm
         What is normalized over in each step, with its scale and bias, units, `masked_output` and `axis_name`.
     decay : float, optional
         :math:`\lambda`, from 0 (each step alone: the norm itself) to 1 (the default: nothing is forgotten).
@@ -170,12 +171,13 @@ class OverTime(NormModule):
 
     @property
     def statistics(self) -> Statistics:
-        """The count, mean and variance of the past, with their units; the reduced axes are 1 long."""
+        """The count, mean and variance of the past, with units; for a DivisiveNorm 0 and the pool, in unit ** n."""
         with named(label(self)):
             memory, unit = self._memory(), self.norm.unit or units.UNITLESS
+        power = self.norm.exponent if isinstance(self.norm, DivisiveNorm) else 2
         memory = memory.widened(jnp.dtype(brainstate.environ.dftype()))
         mean = units.restore(memory.mean.value, unit)
-        return Statistics(memory.count.value, mean, units.restore(memory.var, unit**2))
+        return Statistics(memory.count.value, mean, units.restore(memory.var, unit**power))
 
     def update(self, x: QuantityLike, *, mask: MaskLike | None = None, reset: MaskLike | None = None) -> Result:
         """Normalize one step, and remember it.

@@ -13,8 +13,9 @@ from .. import units
 from ..errors import OptionError, UnitError, named
 from ..units import QuantityLike
 from .batch_norm import BatchNorm
+from .over_time import OverTime
 
-__all__ = ["bntt", "tdbn", "tebn"]
+__all__ = ["bntt", "tab", "tdbn", "tebn"]
 
 
 @named("tdbn")
@@ -175,3 +176,49 @@ def bntt(in_size: int | Sequence[int], num_steps: int, **options: Any) -> BatchN
     """
     defaults: dict[str, Any] = {"bias_initializer": None}
     return BatchNorm(in_size, param_steps=num_steps, running_steps=num_steps, **defaults | options)
+
+
+@named("tab")
+def tab(in_size: int | Sequence[int], num_steps: int, **options: Any) -> OverTime:
+    r"""Temporal accumulated batch normalization, TAB [1]_: each time step by the statistics of all steps up to it.
+
+    .. math:: y_t = p_t^2 \left(\gamma_t \, \frac{x_t - \mu_{\le t}}{\sqrt{\sigma^2_{\le t} + \varepsilon}}
+       + \beta_t\right)
+
+    with the statistics of each channel over the steps 1 to t, batch and space; with running statistics, scale and bias
+    of each step, and :math:`p` from 1. Make the memory with ``init_state(batch_size)``, call it step by step, with the
+    step `i` in the environment, or by ``update_sequence``, and then ``end_sequence()``.
+
+    Parameters
+    ----------
+    in_size : int or sequence of int
+        As in :class:`BatchNorm`.
+    num_steps : int
+        T, the number of time steps.
+    **options
+        The other options of :class:`BatchNorm`.
+
+    Returns
+    -------
+    OverTime
+        The layer. The :class:`BatchNorm` with its parameters is its ``norm``.
+
+    Raises
+    ------
+    OptionError
+        If an option has no meaning.
+
+    References
+    ----------
+    .. [1] Jiang, H., Zoonekynd, V., De Masi, G., Gu, B. and Xiong, H. (2024). TAB: temporal accumulated batch
+       normalization in spiking neural networks. ICLR.
+
+    Examples
+    --------
+    >>> from braindnorm import tab
+    >>> norm = tab(2, num_steps=3).norm
+    >>> norm.gain.value.shape, norm.running_mean.value.shape
+    ((3,), (3, 2))
+    """
+    steps: dict[str, Any] = {"param_steps": num_steps, "running_steps": num_steps, "gain_steps": num_steps}
+    return OverTime(BatchNorm(in_size, **steps | {"gain_power": 2} | options), normalize_by="past")

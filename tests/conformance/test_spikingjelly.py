@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from braindnorm import BatchNorm, bntt, errors, tdbn, tebn
+from braindnorm import BatchNorm, bntt, errors, tab, tdbn, tebn
 from tests.support.norms import draw
 
 with warnings.catch_warnings():
@@ -147,3 +147,42 @@ def test_where_theirs_raises_an_index_error(fit: bool) -> None:
     refused = pytest.raises(errors.OptionError, match=r"step i=\[0 1 2 3 4\] is not one of the \w+_steps=4 steps")
     with brainstate.environ.context(fit=fit, i=np.arange(T + 1)), refused:
         make_ours()(more)
+
+
+def test_tab_is_batch_norm_of_all_steps_so_far() -> None:
+    """Beside torch's BatchNorm1d on x[:t+1], one for each step: values, gradients and running statistics."""
+    x, g = X[..., 0, 0].copy(), G[..., 0, 0].copy()
+    parts = [torch.nn.BatchNorm1d(C) for _ in range(T)]
+    over = tab(C, T, **OPTIONS)
+    over.init_state(B)
+    scale, bias, p = draw(T, C, seed=4), draw(T, C, seed=5), draw(T, seed=6)
+    over.norm.weight.value = {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}
+    over.norm.gain.value = jnp.asarray(p)
+    leaf = torch.from_numpy(x).requires_grad_(True)
+    rows = []
+    for t, part in enumerate(parts):
+        with torch.no_grad():
+            part.weight.copy_(torch.from_numpy(scale[t])), part.bias.copy_(torch.from_numpy(bias[t]))
+        rows.append(float(p[t]) ** 2 * part(leaf[: t + 1].reshape(-1, C)).reshape(t + 1, B, C)[t])
+    want = torch.stack(rows)
+    want.backward(torch.from_numpy(g))
+
+    def loss(x: Any) -> Any:
+        y = over.update_sequence(x)
+        over.end_sequence()
+        return (y * g).sum(), y
+
+    with brainstate.environ.context(fit=True):
+        grad = brainstate.transform.grad(loss, over.norm.weight, argnums=0, has_aux=True)
+        (of_weight, of_x), y = brainstate.transform.jit(grad)(jnp.asarray(x))
+    close(y, want.detach().numpy())
+    close(of_x, leaf.grad.numpy())
+    for key, name in (("scale", "weight"), ("bias", "bias")):
+        close(of_weight[key], np.stack([getattr(part, name).grad.numpy() for part in parts]))
+    for key in ("running_mean", "running_var"):
+        close(getattr(over.norm, key).value, np.stack([getattr(part, key).numpy() for part in parts]))
+    steps = []
+    for t, part in enumerate(parts):
+        steps.append(float(p[t]) ** 2 * part.eval()(torch.from_numpy(x[t])).detach().numpy())
+    with brainstate.environ.context(fit=False):
+        close(over.update_sequence(x), np.stack(steps))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from braindnorm import BatchNorm, NormParam, bntt, errors, tdbn, tebn
+from braindnorm import BatchNorm, NormParam, bntt, errors, tab, tdbn, tebn
 from tests.support.norms import draw, randomize
 
 T, B, C = 4, 5, 3
@@ -120,6 +120,48 @@ def test_bntt() -> None:
     close(run(whole, XS, False, STEPS), want)
     close(run(whole, XS[2:0:-1], False, np.array([2, 1])), want[2:0:-1])
     close(run(whole, XS[2, 0], False, 2), want[2, 0])
+
+
+def test_tab() -> None:
+    """Step t by all rows up to it, p_t^2, and everything of its own in each step; both clocks, then evaluation."""
+    over = tab(C, T, momentum=MOMENTUM, unbiased=True)
+    norm = over.norm
+    norm.weight.value = {"scale": jnp.asarray(draw(T, C, seed=4)), "bias": jnp.asarray(draw(T, C, seed=5))}
+    norm.gain.value = jnp.asarray(draw(T, seed=6))
+    over.init_state(B)
+    g, b = (np.asarray(norm.weight.value[key], float)[:, None] for key in ("scale", "bias"))
+    p = np.asarray(norm.gain.value, float)[:, None, None] ** 2
+    rows = [XS[: t + 1].astype(float).reshape(-1, C) for t in range(T)]
+    mean, var = np.stack([r.mean(0) for r in rows])[:, None], np.stack([r.var(0) for r in rows])[:, None]
+    spread = np.stack([r.var(0, ddof=1) for r in rows])[:, None]
+
+    def step(i: Any, x: Any) -> Any:
+        with brainstate.environ.context(i=i):
+            return over(x)
+
+    def loop(xs: Any) -> Any:
+        y = brainstate.transform.for_loop(step, jnp.arange(T), xs)
+        over.end_sequence()
+        return y
+
+    def sequence(xs: Any) -> Any:
+        y = over.update_sequence(xs)
+        over.end_sequence()
+        return y
+
+    for train in (loop, sequence):
+        norm.running_mean.value, norm.running_var.value = jnp.zeros((T, C)), jnp.ones((T, C))
+        with brainstate.environ.context(fit=True):
+            y = brainstate.transform.jit(train)(XS)
+        close(y, p * (g * standardized(XS, None, mean, var) + b))
+        close(norm.running_mean.value, kept(mean[:, 0], 0.0))
+        close(norm.running_var.value, kept(spread[:, 0], 1.0))
+    want = p * (g * standardized(XS, None, kept(mean, 0.0), kept(spread, 1.0)) + b)
+    with brainstate.environ.context(fit=False):
+        close(brainstate.transform.jit(sequence)(XS), want)
+        close(step(2, XS[2]), want[2])
+        with pytest.raises(errors.OptionError, match=r"step i=4 is not one of the \w+_steps=4 steps, 0 to 3"):
+            step(T, XS[0])
 
 
 def test_a_step_that_is_not_there_is_refused() -> None:
