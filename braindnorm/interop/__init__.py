@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .brainstate import from_brainstate, register_converters, to_brainstate
     from .equinox import from_equinox, to_equinox
     from .flax import from_flax, to_flax, to_linen
+    from .spikingjelly import from_spikingjelly, to_spikingjelly
     from .torch import from_torch, to_torch
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "from_brainstate",
     "from_equinox",
     "from_flax",
+    "from_spikingjelly",
     "from_torch",
     "register_converters",
     "replace_norms",
@@ -27,6 +29,7 @@ __all__ = [
     "to_equinox",
     "to_flax",
     "to_linen",
+    "to_spikingjelly",
     "to_torch",
 ]
 
@@ -36,6 +39,7 @@ _HOMES = {
     "brainstate": ("from_brainstate", "register_converters", "to_brainstate"),
     "equinox": ("from_equinox", "to_equinox"),
     "flax": ("from_flax", "to_flax", "to_linen"),
+    "spikingjelly": ("from_spikingjelly", "to_spikingjelly"),
     "torch": ("from_torch", "to_torch"),
 }
 

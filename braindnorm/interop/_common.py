@@ -11,7 +11,7 @@ from brainstate import ParamState, nn
 from .. import units
 from .._numerics.axes import as_size
 from ..errors import ConversionError
-from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ..layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from ..layers._affine import is_plain, weight_name
 from ..units import Mantissa, Shape
 
@@ -57,7 +57,7 @@ def _spread(weight: jax.Array, shape: Shape, ndim: int) -> jax.Array:
     return jnp.broadcast_to(weight.reshape(shape[-ndim:]), shape)
 
 
-def epsilon_of(layer: Norm) -> float:
+def epsilon_of(layer: Norm | BatchNorm) -> float:
     """Return epsilon as a plain number, which :func:`check_expressible` found it to be."""
     return float(np.asarray(units.strip(layer.epsilon, None)[0]))
 
@@ -76,7 +76,7 @@ def unknown(layer: object, taken: Collection[str]) -> NoReturn:
     )
 
 
-def check_expressible(layer: Norm, target: str, *, has: Collection[str] = ()) -> None:
+def check_expressible(layer: Norm | BatchNorm, target: str, *, has: Collection[str] = ()) -> None:
     """Raise if the layer has an option that the target lacks.
 
     Parameters
