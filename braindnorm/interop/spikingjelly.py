@@ -129,7 +129,7 @@ def _fill(module: Foreign, layer: BatchNorm) -> None:
 def _check(layer: BatchNorm, target: str) -> None:
     """Raise if the layer has an option that the target lacks."""
     stepped, bias = layer.running_steps is not None, weights_of(layer)[1] is not None
-    check_expressible(layer, target, has=("param_steps",) if stepped else ())
+    check_expressible(layer, target, has=("running_steps", "gain_steps", *(("param_steps",) if stepped else ())))
     if tuple(layer.feature_axes) != (0,) or not 1 <= len(layer.in_size) <= 4:
         what = f"channels on the axes {layer.feature_axes} of in_size={layer.in_size}"
         lacks(layer, what, target, "Channels come first, and one to three axes of space: feature_axis=0.")

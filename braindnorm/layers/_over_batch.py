@@ -89,7 +89,6 @@ def remember_steps(over: "OverTime", seen: Observed, entry: Entry, x: QuantityLi
     """Update the running statistics of the steps of a call, where each step has its own."""
     norm = over.norm
     if isinstance(norm, BatchNorm) and norm.track_running_stats and norm.running_steps is not None:
-        counted_apart(norm, x)
         remember(norm, _statistics(norm, seen, entry.unit), x)
 
 

@@ -44,27 +44,11 @@ def make_running(layer: Any, dtype: Any, mean_type: Any, running_steps: Any) -> 
 
 
 def counted_apart(layer: Any, x: QuantityLike) -> tuple[int, ...]:
-    """Return the axes that statistics are not taken over: the channels, and time if each step has its own.
-
-    Raises
-    ------
-    AxisError
-        If the steps of the environment are not those of one axis.
-    OptionError
-        If a step comes twice.
-    """
+    """Return the axes that statistics are not taken over: the channels, and time if each step has its own."""
     channels = tuple(axis - len(layer.in_size) for axis in layer.feature_axes)
     if layer.running_steps is None:
         return channels
     steps = steps_of_input(layer.running_steps, layer.in_size, x, "running_steps")
-    if steps.ndim > 1:
-        raise AxisError(
-            f"running_steps={layer.running_steps}: the steps i of shape {steps.shape} have several axes. Time is one:"
-            " give one step, or one for each entry of the leading axis."
-        )
-    known = known_steps()
-    if known is not None and len(np.unique(known)) < known.size:
-        raise OptionError(f"the steps i={known} name a step twice, and each gets one update a call. Call them apart.")
     return (*range(steps.ndim), *channels)
 
 
@@ -80,15 +64,36 @@ def running_of(layer: Any, x: QuantityLike) -> Statistics:
 
 def remember(layer: Any, found: Statistics, x: QuantityLike) -> None:
     """Update the running statistics, once, by those of a call on `x`."""
+    steps = None if layer.running_steps is None else _steps_to_update(layer, x)
     kept = update_running(running_of(layer, x), found, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
         new = jnp.asarray(units.strip(value, None)[0])
-        if layer.running_steps is not None:
-            steps = steps_of_input(layer.running_steps, layer.in_size, x, "running_steps")
-            outside = jnp.where(steps < 0, layer.running_steps, steps)
-            new = state.value.at[outside].set(new.reshape(*steps.shape, *state.value.shape[1:]), mode="drop")
+        if steps is not None:
+            new = state.value.at[steps].set(new.reshape(*steps.shape, *state.value.shape[1:]), mode="drop")
         state.value = check(new)
+
+
+def _steps_to_update(layer: Any, x: QuantityLike) -> jax.Array:
+    """Return the steps of `x`, those that are not there as ones beyond the last.
+
+    Raises
+    ------
+    AxisError
+        If they are not those of one axis.
+    OptionError
+        If a step comes twice.
+    """
+    steps = steps_of_input(layer.running_steps, layer.in_size, x, "running_steps")
+    if steps.ndim > 1:
+        raise AxisError(
+            f"running_steps={layer.running_steps}: the steps i of shape {steps.shape} have several axes. Time is one:"
+            " give one step, or one for each entry of the leading axis."
+        )
+    known = known_steps()
+    if known is not None and len(np.unique(known)) < known.size:
+        raise OptionError(f"the steps i={known} name a step twice, and each gets one update a call. Call them apart.")
+    return jnp.where(steps < 0, layer.running_steps, steps)
 
 
 def check_rank(layer: Any, spatial: int | None) -> None:

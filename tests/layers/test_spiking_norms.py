@@ -189,6 +189,7 @@ def test_a_step_that_is_not_there_is_refused() -> None:
     assert moved.tolist() == [True, False, False, False]
     with pytest.raises(errors.OptionError, match=r"steps i=\[1 1\] name a step twice.*one update a call"):
         run(layer, XS[:2], True, np.array([1, 1]))
+    run(layer, XS[:2], False, np.array([1, 1]))  # evaluation updates nothing
     with pytest.raises(errors.AxisError, match=r"running_steps=4: the steps i of shape \(4, 5\) have several axes"):
         run(layer, XS, True, np.zeros((T, B), int))
 
