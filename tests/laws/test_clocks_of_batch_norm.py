@@ -206,6 +206,27 @@ def test_devices_with_unequal_counts() -> None:
     np.testing.assert_allclose(kept(over), kept(one), rtol=1e-5)
 
 
+def test_groups_of_devices_keep_what_all_have_seen() -> None:
+    """Each group is normalized by its own, in the memory too; the running statistics are those of all of them."""
+    over, x = made("past", axis_name="lanes", axis_index_groups=[[0], [1, 2]]), draw(T, 3, C, loc=2.0)
+
+    def lane(x: Any) -> Any:
+        over.init_state()
+        y = over.update_sequence(x)
+        over.end_sequence()
+        return y
+
+    with fit():
+        y = np.asarray(jit(vmap(lane, in_axes=1, out_axes=1, axis_name="lanes"))(x))
+    for lanes in ([0], [1, 2]):
+        rows = x[:, lanes].reshape(-1, C).astype(float)
+        want = (x[-1, lanes] - rows.mean(0)) / np.sqrt(rows.var(0) + EPSILON)
+        np.testing.assert_allclose(y[-1, lanes], want, atol=1e-5)
+    rows = x.reshape(-1, C).astype(float)
+    want = [MOMENTUM * a + (1 - MOMENTUM) * b for a, b in ((MEAN, rows.mean(0)), (VAR, rows.var(0)))]
+    np.testing.assert_allclose(kept(over), want, rtol=1e-5)
+
+
 def test_without_running_statistics_there_are_no_phases() -> None:
     over, x = made("past", track_running_stats=False), X.astype(np.float32)
     y = jit(lambda x: (over.update_sequence(x), over.end_sequence())[0])(x)
