@@ -15,8 +15,8 @@ JOBS ?= auto
 ARGS ?=
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
-# Workers take files in turn, as whole as they can: what a file compiles serves its next tests.
-PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10 $(ARGS)
+# A worker takes whole files: what a file compiles serves its next tests, and is forgotten after it.
+PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
@@ -56,7 +56,7 @@ test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays
 	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
 
-test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras, spikingjelly; run the converters (minutes)
+test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras, brainpy and spikingjelly; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
 		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 

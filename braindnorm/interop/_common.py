@@ -15,11 +15,12 @@ from ..layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from ..layers._affine import is_plain, weight_name
 from ..units import Mantissa, Shape
 
-Norm = LayerNorm | RMSNorm | GroupNorm
+Norm = LayerNorm | RMSNorm | GroupNorm | BatchNorm
 # a module of another package: no type of it is known where the package is not installed
 Foreign = Any
 LayerT = TypeVar("LayerT", bound=nn.Module)
 KINDS = ("GroupNorm", "LayerNorm", "RMSNorm")
+WITH_BATCH = ("BatchNorm", *KINDS)
 # brainstate's and flax's norms give values at masked positions too, and what is converted keeps them.
 AS_THERE = {"masked_output": "normalize"}
 
@@ -57,7 +58,7 @@ def _spread(weight: jax.Array, shape: Shape, ndim: int) -> jax.Array:
     return jnp.broadcast_to(weight.reshape(shape[-ndim:]), shape)
 
 
-def epsilon_of(layer: Norm | BatchNorm) -> float:
+def epsilon_of(layer: Norm) -> float:
     """Return epsilon as a plain number, which :func:`check_expressible` found it to be."""
     return float(np.asarray(units.strip(layer.epsilon, None)[0]))
 
@@ -76,7 +77,7 @@ def unknown(layer: object, taken: Collection[str]) -> NoReturn:
     )
 
 
-def check_expressible(layer: Norm | BatchNorm, target: str, *, has: Collection[str] = ()) -> None:
+def check_expressible(layer: Norm, target: str, *, has: Collection[str] = ()) -> None:
     """Raise if the layer has an option that the target lacks.
 
     Parameters

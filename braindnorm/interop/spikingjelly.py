@@ -9,9 +9,9 @@ import numpy as np
 from .._numerics.axes import Axes
 from .._optional import package
 from ..errors import named
-from ..layers import BatchNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d
-from ._common import Foreign, check_expressible, epsilon_of, lacks, refuse, unknown, weights_of
-from ._shapes import channels_first
+from ..layers import BatchNorm
+from ._batch_norm import BATCH_NORMS, check_batch_norm, check_space, load_running, sized
+from ._common import Foreign, epsilon_of, lacks, refuse, unknown, weights_of
 
 __all__ = ["from_spikingjelly", "to_spikingjelly"]
 
@@ -19,7 +19,8 @@ PLAIN = tuple(f"BatchNorm{d}d" for d in (1, 2, 3))
 THRESHOLD = tuple(f"ThresholdDependentBatchNorm{d}d" for d in (1, 2, 3))
 GAIN = tuple(f"TemporalEffectiveBatchNorm{d}d" for d in (1, 2, 3))
 STEPS = tuple(f"BatchNormThroughTime{d}d" for d in (1, 2, 3))
-OURS = (BatchNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d)
+# how many axes of space an input may have
+SPACES = {"1d": (0, 1), "2d": (2,), "3d": (3,)}
 
 
 @named("from_spikingjelly")
@@ -56,12 +57,11 @@ def from_spikingjelly(module: Foreign, in_size: Axes | None = None, **options: A
         unknown(module, kinds.values())
     parts: list[Foreign] = list(module.bn_list) if name in STEPS else [module]
     first = parts[0]
-    arguments = channels_first(first, first.num_features, in_size)
+    size = sized(first, first.num_features, in_size, SPACES[name[-2:]])
     if first.momentum is None:
         refuse(name, "has momentum=None, a plain average over all calls, which BatchNorm lacks", "Give it a number.")
-    defaults: dict[str, Any] = {key: arguments[key] for key in ("in_size", "feature_axis")}
-    defaults |= {"epsilon": first.eps, "momentum": 1 - first.momentum, "unbiased": True, "affine": first.affine}
-    defaults |= {"track_running_stats": first.track_running_stats}
+    defaults: dict[str, Any] = {"in_size": size, "feature_axis": 0, "epsilon": first.eps, "affine": first.affine}
+    defaults |= {"momentum": 1 - first.momentum, "unbiased": True, "track_running_stats": first.track_running_stats}
     if name in STEPS:
         defaults |= {"param_steps": module.T, "running_steps": module.T, "bias_initializer": None}
     if name in GAIN:
@@ -95,8 +95,8 @@ def to_spikingjelly(layer: BatchNorm) -> Foreign:
         If spikingjelly is not installed.
     """
     layers = package("spikingjelly.activation_based.layer")
-    if type(layer) not in OURS:
-        unknown(layer, [kind.__name__ for kind in OURS])
+    if type(layer) not in BATCH_NORMS:
+        unknown(layer, [kind.__name__ for kind in BATCH_NORMS])
     stem = "TemporalEffectiveBatchNorm" if layer.gain_steps else "BatchNorm"
     stem = "BatchNormThroughTime" if layer.running_steps else stem
     _check(layer, f"spikingjelly's {stem}")
@@ -129,14 +129,9 @@ def _fill(module: Foreign, layer: BatchNorm) -> None:
 def _check(layer: BatchNorm, target: str) -> None:
     """Raise if the layer has an option that the target lacks."""
     stepped, bias = layer.running_steps is not None, weights_of(layer)[1] is not None
-    check_expressible(layer, target, has=("running_steps", "gain_steps", *(("param_steps",) if stepped else ())))
-    if tuple(layer.feature_axes) != (0,) or not 1 <= len(layer.in_size) <= 4:
-        what = f"channels on the axes {layer.feature_axes} of in_size={layer.in_size}"
-        lacks(layer, what, target, "Channels come first, and one to three axes of space: feature_axis=0.")
-    if layer.track_running_stats and not layer.unbiased:
-        lacks(layer, "unbiased=False", target, "Its running variance is unbiased: build the layer with unbiased=True.")
-    if layer.frozen:
-        lacks(layer, "frozen=True", target, "Set norm.frozen = False, and call its eval().")
+    has = ("running_steps", "gain_steps", *(("param_steps",) if stepped else ()))
+    check_batch_norm(layer, target, unbiased=True, untracked=True, has=has)
+    check_space(layer, target, range(4), first=True)
     if layer.gain_power != 1 or (layer.gain_steps and stepped):
         what = f"gain_steps={layer.gain_steps}, gain_power={layer.gain_power}, running_steps={layer.running_steps}"
         lacks(layer, what, target, "It has one of the two, and the gain itself.")
@@ -157,8 +152,6 @@ def _load(layer: BatchNorm, parts: Sequence[Foreign], gain: Foreign | None) -> N
         old: dict[str, Any] = layer.weight.value
         layer.weight.value = {key: put(found[key], v.shape) for key, v in old.items()}
     if layer.track_running_stats and parts[0].running_mean is not None:
-        for key in ("running_mean", "running_var"):
-            state = getattr(layer, key)
-            state.value = put(key, state.value.shape).astype(state.value.dtype)
+        load_running(layer, *(put(key, layer.running_mean.value.shape) for key in ("running_mean", "running_var")))
     if layer.gain is not None and gain is not None:
         layer.gain.value = jnp.asarray(gain.detach().cpu().numpy())

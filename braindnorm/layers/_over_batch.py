@@ -17,7 +17,7 @@ from ._affine import affine_arguments
 from ._gain import with_gain
 from ._norm import norm_options
 from ._phase import held, trains
-from ._running import counted_apart, remember, running_of
+from ._running import counted_apart, known_to, remember, running_of
 from .batch_norm import BatchNorm
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def evaluates(over: "OverTime") -> bool:
 def evaluate(norm: Any, x: QuantityLike, mask: MaskLike | None) -> Result:
     """Normalize by the running statistics; the leading axis of a sequence is time."""
     options: dict[str, Any] = {**arguments_of(norm, x), **norm_options(norm, mask)}
-    running, apart = running_of(norm, x), counted_apart(norm, x)
+    running, apart = known_to(norm, x), counted_apart(norm, x)
     return functional.batch_norm(x, running=running, feature_axis=apart, **options)[0]
 
 

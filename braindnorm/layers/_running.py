@@ -15,6 +15,7 @@ from ..errors import AxisError, AxisNameError, OptionError, UnitError, named
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
 from ..units import QuantityLike
+from ._never_updated import look, trust
 from ._per_step import at_step, check_param_steps, known_steps, steps_of_input
 from ._wiring import label
 
@@ -62,8 +63,15 @@ def running_of(layer: Any, x: QuantityLike) -> Statistics:
     return Statistics(0, mean, var)  # type: ignore[arg-type]  # not kept
 
 
+def known_to(layer: Any, x: QuantityLike) -> Statistics:
+    """Return the running statistics that a layer evaluates by, and warn if nobody has touched them."""
+    look(layer)
+    return running_of(layer, x)
+
+
 def remember(layer: Any, found: Statistics, x: QuantityLike) -> None:
     """Update the running statistics, once, by those of a call on `x`."""
+    trust(layer)
     steps = None if layer.running_steps is None else _steps_to_update(layer, x)
     kept = update_running(running_of(layer, x), found, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))

@@ -22,7 +22,7 @@ from ._gain import make_gain, with_gain
 from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
 from ._phase import Frozen, trains
-from ._running import RunningReadOut, check_one_unit, check_rank, counted_apart, make_running, remember, running_of
+from ._running import RunningReadOut, check_one_unit, check_rank, counted_apart, known_to, make_running, remember
 from ._wiring import call_options, check_name, keep_flags, keep_options
 
 
@@ -239,7 +239,7 @@ class BatchNorm(AffineModule):
         """
         check_features(self, x, self.running_mean if self.weight is None else self.weight)
         check_one_unit(self, x)
-        running = running_of(self, x) if self.track_running_stats and not trains(self) else None
+        running = known_to(self, x) if self.track_running_stats and not trains(self) else None
         options = {**with_gain(self, affine_arguments(self, self.weight, x), x), **call_options(self, x, mask)}
         y, found = functional.batch_norm(x, running=running, feature_axis=counted_apart(self, x), **options)
         if self.track_running_stats and running is None:

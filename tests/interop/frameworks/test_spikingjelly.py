@@ -86,8 +86,8 @@ def test_options_of_ours_go_along() -> None:
 @pytest.mark.parametrize(
     ("norm", "message"),
     [
-        (BatchNorm(C), "BatchNorm has unbiased=False, which spikingjelly's BatchNorm lacks. Its running variance is"),
-        (BatchNorm((3, C)), r"channels on the axes \(1,\) of in_size=\(3, 2\).*feature_axis=0"),
+        (BatchNorm(C), "BatchNorm has unbiased=False, which spikingjelly's BatchNorm lacks. Build the layer with unbiased=True"),
+        (BatchNorm((3, C)), r"channels on axes \(1,\) of in_size=\(3, 2\).*feature_axis=0"),
         (BatchNorm(C, unbiased=True, frozen=True), "frozen=True"),
         (BatchNorm(C, unbiased=True, bias_initializer=None), "a scale without a bias"),
         (BatchNorm(C, unbiased=True, unit=u.mV), "unit=mV"),
