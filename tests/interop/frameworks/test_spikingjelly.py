@@ -87,7 +87,7 @@ def test_options_of_ours_go_along() -> None:
     ("norm", "message"),
     [
         (BatchNorm(C), "BatchNorm has unbiased=False, which spikingjelly's BatchNorm lacks. Build the layer with"),
-        (BatchNorm((3, C)), r"channels on axes \(1,\) of in_size=\(3, 2\).*feature_axis=0"),
+        (BatchNorm((3, C), unbiased=True), r"channels on axes \(1,\) of in_size=\(3, 2\).*feature_axis=0"),
         (BatchNorm(C, unbiased=True, frozen=True), "frozen=True"),
         (BatchNorm(C, unbiased=True, bias_initializer=None), "a scale without a bias"),
         (BatchNorm(C, unbiased=True, unit=u.mV), "unit=mV"),
