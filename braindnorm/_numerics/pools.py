@@ -19,11 +19,15 @@ from .powers import exponent_of, in_range, limits_of, power, scaled_power, signe
 
 
 class Response(NamedTuple):
-    """The kind of response: its exponent, how the pool adds up, and whether a negative drive counts as 0."""
+    """The kind of response: its exponent, how the pool adds up, whether a negative drive counts as 0.
+
+    With `constant` the drive of the pool is a constant to derivatives.
+    """
 
     exponent: float
     pool: Literal["mean", "sum", "weighted"]
     rectify: bool
+    constant: bool = False
 
 
 class Pool(NamedTuple):
@@ -59,7 +63,7 @@ def pool_of(
     weights: jax.Array | None,
 ) -> Pool:
     """Return the pooled powers of the valid elements, on all devices; a mean is not divided yet."""
-    drive = jnp.abs(_rectified(response, x))
+    drive = jnp.abs(_rectified(response, jax.lax.stop_gradient(x) if response.constant else x))
     pool = _local_pool(zero_masked(drive, valid), sigma, valid, reduction, response, weights)
     return pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
 

@@ -29,6 +29,7 @@ def divisive_norm(
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
+    stop_statistics_gradient: bool = False,
     mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
     unit: Unit | None = None,
@@ -62,6 +63,10 @@ def divisive_norm(
     rectify : bool
         True takes a negative drive as 0 (half-wave rectification [2]_). False responds to its magnitude, with its sign:
         :math:`\operatorname{sign}(D) |D|^n` over :math:`\sigma^n + \operatorname{pool} |D|^n`.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     axis_name, axis_index_groups
         Mapped axes that are pooled too. With a matrix: as long as the local axis, it weights the elements of every
         device alike, and the devices are added; as long as that axis of all devices (of the group) together, it has a
@@ -105,7 +110,7 @@ def divisive_norm(
     drive = enter_drive(
         x, sigma, gamma, exponent=exponent, pool_axes=pool_axes, pool=pool, rectify=rectify, mask=mask, unit=unit,
         masked_output=masked_output, out_unit=out_unit, axis_name=axis_name, axis_index_groups=axis_index_groups,
-        dtype=dtype,
+        dtype=dtype, stop_statistics_gradient=stop_statistics_gradient,
     )  # fmt: skip
     way = respond if drive.reduction.axis_name is not None else _compiled
     r = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.valid, drive.weights)

@@ -36,7 +36,7 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     reduction = drive.reduction._replace(axes=()) if drive.weights is not None else drive.reduction
     nothing = jnp.zeros_like(power)
     steps = clock.checked(Moments(count, nothing, power * count), single(nothing), reduction)
-    now, last = clock.remember(steps)
+    now, last = clock.remember(steps, constant=drive.response.constant)
     few = now.count.value < clock.by.min_count
     kept = pool_of_power(drive.response, jnp.where(few, power, now.var))
     return leave_drive(_respond(drive.response, entered, kept, sigma, drive.gamma), drive), last

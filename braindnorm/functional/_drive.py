@@ -17,7 +17,7 @@ from ..masks._align import align
 from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
-from ._enter import MaskedOutput, padding_of
+from ._enter import MaskedOutput, check_flag, padding_of
 from ._reduction import check_axis_name
 
 Pool = Literal["mean", "sum"] | QuantityLike
@@ -57,10 +57,12 @@ def enter_drive(
     axis_name: AxisName | None,
     axis_index_groups: Sequence[Sequence[int]] | None,
     dtype: DtypeLike | None,
+    stop_statistics_gradient: bool,
 ) -> Drive:
     """Take a drive and its parameters in: the options of :func:`braindnorm.functional.divisive_norm`."""
     check_axis_name(axis_name, axis_index_groups)
     check_exponent(exponent, rectify)
+    check_flag("stop_statistics_gradient", stop_statistics_gradient)
     kind, weights = read_pool(pool)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
     gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
@@ -78,7 +80,7 @@ def enter_drive(
     sigma, gamma = (fit_parameter(v, array.shape, option=key).astype(wide) for key, v in plain.items())
     matrix = None if weights is None else _fit_weights(weights, array.shape, reduction).astype(wide)
     seen = valid | jnp.isfinite(array) if valid is not None and padding is None else valid
-    response = Response(float(exponent), kind, bool(rectify))
+    response = Response(float(exponent), kind, bool(rectify), bool(stop_statistics_gradient))
     entered = zero_masked(array, seen).astype(wide)
     return Drive(entered, sigma, gamma, valid, matrix, reduction, response, result, padding, out_unit)
 

@@ -75,7 +75,7 @@ class Clock:
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if spec.keep_padding else zero_masked(x, valid)
         x = x.astype(entry.dtype)
         moments, deviation = self._observe(x, valid, spec)
-        now, last = self.remember(moments)
+        now, last = self.remember(moments, constant=spec.constant)
         z = self._standardized(x, deviation, moments, now, spec.epsilon)
         mine = Observed(moments.count, moments.mean.value + moments.mean.rest, moments.m2 / at_least_one(moments.count))
         seen = Observed(now.count.value, now.mean.value, now.var) if self.by.what == "past" else mine
@@ -98,14 +98,18 @@ class Clock:
                 return z
         return jnp.where(now.count.value < by.min_count, standardize_by_step(deviation, moments, epsilon), z)
 
-    def remember(self, moments: Steps) -> tuple[Memory, Memory]:
-        """Return the memory after each step, and after the last one as it is kept. A frozen one stays as it is."""
+    def remember(self, moments: Steps, *, constant: bool = False) -> tuple[Memory, Memory]:
+        """Return the memory after each step, and after the last one as it is kept. A frozen one stays as it is.
+
+        If `constant` it is one to derivatives, this step's part too.
+        """
         if self.by.frozen:
             now: Memory = jax.tree.map(jax.lax.stop_gradient, self.memory.widened(moments.m2.dtype))
             return now, self.memory
-        if self.by.what != "past":  # then no output depends on it
-            moments = jax.tree.map(jax.lax.stop_gradient, moments)
-        return self._remember(self.memory if self.sequence else forget(self.memory, self.began), moments)
+        memory = self.memory if self.sequence else forget(self.memory, self.began)
+        if constant or self.by.what != "past":  # then no output depends on it
+            memory, moments = jax.tree.map(jax.lax.stop_gradient, (memory, moments))
+        return self._remember(memory, moments)
 
     def _remember(self, memory: Memory, moments: Steps) -> tuple[Memory, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""
@@ -128,14 +132,14 @@ class Clock:
         mean is then that centre and a small rest, and not rounded.
         """
         if spec.fast_variance or not spec.centred:
-            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
+            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
             return self.checked(moments, single(moments.mean), spec.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
         count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
-        moments, deviation = deviations(x - centre, spec.reduction, valid)
+        moments, deviation = deviations(x - centre, spec.reduction, valid, constant=spec.constant)
         return self.checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
 
     def checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:

@@ -37,7 +37,7 @@ class BatchNorm(AffineModule):
     .. math:: \mu_r \leftarrow m \mu_r + (1 - m)\, \mu, \qquad \sigma^2_r \leftarrow m \sigma^2_r + (1 - m)\, \sigma^2 .
 
     In evaluation :math:`\mu = \mu_r` and :math:`\sigma^2 = \sigma^2_r`, element by element, and nothing is written.
-    ``brainstate.environ`` says which of the two it is: ``fit=True`` or ``fit=False``.
+    ``brainstate.environ`` says which it is: ``fit=True`` or ``fit=False``.
 
     Parameters
     ----------
@@ -55,15 +55,13 @@ class BatchNorm(AffineModule):
         floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
         in that unit.
     momentum : float
-        :math:`m`, the weight of what was kept, from 0 to 1. torch's momentum is 1 - m.
+        :math:`m`, the weight of what was kept, from 0 to 1. torch's is 1 - m.
     affine : bool
         Whether to learn a scale (gamma) and a bias (beta), of each channel.
     bias_initializer : callable, array_like, Quantity or None
         The initial bias, as `scale_initializer`; None for none.
     scale_initializer : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array.
     axis_name : hashable or tuple of hashable, optional
         Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
     axis_index_groups : sequence of sequence of int, optional
@@ -94,18 +92,21 @@ class BatchNorm(AffineModule):
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
     running_steps : int, optional
-        With T, statistics are of each step alone, and the running ones get a leading axis of T time steps. The steps
-        come from `i` as for `param_steps`, each at most once a call.
+        With T, statistics are of each step `i` alone, and the running ones get a leading axis of T time steps.
     gain_steps : int, optional
         With T, the result is multiplied by a learned gain of each time step, from 1: the state `gain` of shape (T,).
     gain_power : {1, 2}
-        Whether the result is multiplied by the gain or by its square.
+        The power of the gain.
     unbiased : bool
-        Whether the running variance is updated by :math:`m_2 / (n - 1)`, as in torch and BrainPy, and not by
-        :math:`m_2 / n`.
+        Whether the running variance is updated by :math:`m_2 / (n - 1)`, as in torch, and not by :math:`m_2 / n`.
     frozen : bool
-        Whether the running statistics are held, in training too: they are used as constants and not updated, while
-        scale and bias are learned. An attribute that can be set at any time, and that compiled functions follow.
+        Whether the running statistics are held, and used as constants, in training too. An attribute that can be set at
+        any time, and that compiled functions follow.
+    stop_statistics_gradient : bool
+        Whether the statistics are constants to derivatives, so that each element has one of its own: :math:`\dot y =
+        \gamma\, \dot x / \sqrt{\sigma^2 + \varepsilon}` of a change of the input. Values are the same, and scale, bias
+        and epsilon keep their derivatives. It is for online learning rules, which lose what comes before a norm that
+        subtracts the mean.
 
     Raises
     ------
@@ -118,13 +119,12 @@ class BatchNorm(AffineModule):
 
     Notes
     -----
-    The running statistics are plain arrays in float32 at least, in `unit` and its square, updated once a call: a loop
-    makes an update a step. A channel with nothing valid is not updated. One valid element has the variance 0; with
-    `unbiased` it updates the mean alone.
+    The running statistics are plain arrays in float32 at least, in `unit` and its square, updated once a call, but in
+    channels with nothing valid. One valid element has the variance 0; with `unbiased` it updates the mean alone.
 
     See Also
     --------
-    OverTime : one update a sequence, for a model that runs step by step.
+    OverTime : one update a sequence, in a loop.
     braindnorm.functional.batch_norm, braindnorm.functional.update_running : the same as pure functions.
 
     References
@@ -191,22 +191,22 @@ class BatchNorm(AffineModule):
         gain_power: int = 1,
         unbiased: bool = False,
         frozen: bool = False,
+        stop_statistics_gradient: bool = False,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size)
-        self.in_size = self.out_size = size
+        self.in_size = self.out_size = size = as_size(in_size)
         check_rank(self, self.num_spatial_dims)
         self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis")
         self.reduction_axes = tuple(a - len(size) for a in range(len(size)) if a not in self.feature_axes)
         keep_flags(self, track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
         self.scale_initializer, self.bias_initializer = scale_initializer, bias_initializer
-        self.momentum = check_momentum(momentum)
-        self.param_steps = check_param_steps(param_steps)
+        self.momentum, self.param_steps = check_momentum(momentum), check_param_steps(param_steps)
         learn = {"scale": affine, "bias": affine and bias_initializer is not None}
         self.weight, out_unit = make_affine(self, param_type, learn, out_unit)
         keep_options(
             self, epsilon=epsilon, axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype, unit=unit,
             use_fast_variance=use_fast_variance, out_unit=out_unit, masked_output=masked_output,
+            stop_statistics_gradient=stop_statistics_gradient,
         )  # fmt: skip
         self.running_mean, self.running_var = make_running(self, dtype, mean_type, running_steps)
         self.gain = make_gain(self, gain_steps, gain_power)

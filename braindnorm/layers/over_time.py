@@ -59,8 +59,7 @@ class OverTime(NormModule):
         The axis of a whole sequence that is time, for :meth:`update_sequence`.
     frozen : bool
         Whether the memory is held: steps are normalized by it as it is, a constant, and neither they nor a `reset`
-        change it. A BatchNorm is evaluated. An attribute that can be set at any time, and that compiled functions
-        follow.
+        change it. A BatchNorm is evaluated. An attribute that can be set at any time; compiled functions follow it.
     name : str, optional
         The module's name, which errors show.
 
@@ -81,6 +80,8 @@ class OverTime(NormModule):
 
     :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once.
     Both start from the memory, leave it as it is at the end, and give the same numbers.
+
+    Around a norm with ``stop_statistics_gradient=True`` the memory is a constant to derivatives, this step's part too.
 
     Scale and bias of each step (`param_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
     environment.
