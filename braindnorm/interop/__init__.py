@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .equinox import from_equinox, to_equinox
     from .flax import from_flax, to_flax, to_linen
     from .fold import fold_norm
+    from .nir import to_nir
     from .torch import from_torch, to_torch
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "to_equinox",
     "to_flax",
     "to_linen",
+    "to_nir",
     "to_torch",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "equinox": ("from_equinox", "to_equinox"),
     "flax": ("from_flax", "to_flax", "to_linen"),
     "fold": ("fold_norm",),
+    "nir": ("to_nir",),
     "torch": ("from_torch", "to_torch"),
 }
 

@@ -97,9 +97,10 @@ def _old_bias(layer: Foreign, unit: Unit, between: Unit) -> Numbers:
 
 def _bias_shape(layer: Foreign, bias: Numbers) -> Shape:
     if not isinstance(layer, CONVS):
-        return bias.shape
-    ones = [1] * layer.num_spatial_dims
-    return (1, bias.size, *ones) if channel_first(layer) else (*ones, bias.size)
+        return tuple(bias.shape)
+    ones: list[int] = [1] * int(layer.num_spatial_dims)
+    shape: Shape = (1, bias.size, *ones) if channel_first(layer) else (*ones, bias.size)
+    return shape
 
 
 def _masked(layer: Foreign, weight: Numbers) -> Numbers:
@@ -124,17 +125,23 @@ def _through(layer: Foreign, offset: Numbers, weight: Numbers) -> Numbers:
     return weighted if type(layer) is nn.OneToOne else weighted.sum(tuple(range(weighted.ndim - 1)))
 
 
+def padding_of(layer: Foreign) -> list[tuple[int, int]]:
+    """Return by how many zeros a convolution pads each axis of space, before and after."""
+    if layer.padding == "VALID":
+        return [(0, 0)] * layer.num_spatial_dims
+    if layer.padding != "SAME":
+        return [(low, high) for low, high in layer.padding]
+    shape = layer.in_size[1:] if channel_first(layer) else layer.in_size[:-1]
+    pairs = []
+    for size, kernel, rate, stride in zip(shape, layer.kernel_size, layer.rhs_dilation, layer.stride, strict=True):
+        needed = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
+        pairs.append((needed // 2, needed - needed // 2))
+    return pairs
+
+
 def _check_borders(layer: Foreign, offset: Numbers) -> None:
     """Raise if zeros that the convolution pads with would have to be the norm's offset."""
-    shape = layer.in_size[1:] if channel_first(layer) else layer.in_size[:-1]
-    dilated = [(size - 1) * rate + 1 for size, rate in zip(layer.kernel_size, layer.rhs_dilation, strict=True)]
-    padding = layer.padding
-    if padding == "SAME":
-        steps = [math.ceil(n / s) for n, s in zip(shape, layer.stride, strict=True)]
-        needed = [(o - 1) * s + k - n for o, s, k, n in zip(steps, layer.stride, dilated, shape, strict=True)]
-        padded = max(needed) > 0
-    else:
-        padded = padding != "VALID" and any(number for pair in padding for number in pair)
+    padded = any(number for pair in padding_of(layer) for number in pair)
     if (padded or max(layer.lhs_dilation) > 1) and np.any(offset):
         refuse(
             type(layer).__name__,

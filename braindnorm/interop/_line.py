@@ -105,9 +105,10 @@ def _check(norm: Foreign) -> None:
     if not norm.track_running_stats:
         remedy = "Build the norm with track_running_stats=True, and train it."
         refuse(kind, "has track_running_stats=False, so that each call is normalized by its own statistics", remedy)
-    if norm.param_steps is not None:
-        remedy = "Build the norm with param_steps=None."
-        refuse(kind, f"has param_steps={norm.param_steps}: its scale and bias change from step to step", remedy)
+    for option in ("param_steps", "gain_steps"):
+        if (steps := getattr(norm, option, None)) is not None:
+            remedy = f"Build the norm with {option}=None."
+            refuse(kind, f"has {option}={steps}: what it does changes from step to step", remedy)
     if norm.weight is not None and not is_plain(type(norm.weight)):
         remedy = f"Build the norm with the default param_type, {NormParam.__name__}."
         refuse(kind, f"has param_type={type(norm.weight).__name__}, which may compute something else", remedy)

@@ -261,7 +261,7 @@ def test_norms_that_are_no_fixed_line() -> None:
             return x
 
     refused("track_running_stats=False, so that each call", linear(), BatchNorm(4, track_running_stats=False))
-    refused(r"param_steps=3: its scale and bias change from step", linear(), BatchNorm(4, param_steps=3))
+    refused(r"param_steps=3: what it does changes from step to step", linear(), BatchNorm(4, param_steps=3))
     refused("param_type=Other, which may compute something else", linear(), BatchNorm(4, param_type=Other))
     refused("takes BatchNorm, .*; got .*Mine", linear(), Mine(4))
     refused("takes BatchNorm, .*; got .*Linear", linear(), linear())
