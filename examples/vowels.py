@@ -62,9 +62,9 @@ def main() -> None:
 def describe(train: data.Utterances, test: data.Utterances) -> None:
     """Print what there is to learn from."""
     lengths = np.array([len(frames) for frames in train.frames])
-    print(f"{len(lengths)} utterances of {data.SPEAKERS} speakers to learn from, {len(test.frames)} to test; of")
-    print(f"{lengths.min()} to {lengths.max()} frames of {data.FRAME}, padded to {data.LONGEST}:", end=" ")
-    print(f"{1 - lengths.mean() / data.LONGEST:.0%} of the training frames are padding.")
+    print(f"{len(lengths)} utterances of {data.SPEAKERS} speakers to learn from, {len(test.frames)} to test.")
+    print(f"Those to learn from have {lengths.min()} to {lengths.max()} frames of {data.FRAME}, padded to {data.LONGEST}:")
+    print(f"{1 - lengths.mean() / data.LONGEST:.0%} is padding.")
 
 
 def report(accuracy: dict[str, np.ndarray], centroid: float) -> None:
