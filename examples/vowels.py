@@ -63,8 +63,8 @@ def describe(train: data.Utterances, test: data.Utterances) -> None:
     """Print what there is to learn from."""
     lengths = np.array([len(frames) for frames in train.frames])
     print(f"{len(lengths)} utterances of {data.SPEAKERS} speakers to learn from, {len(test.frames)} to test.")
-    print(f"Those to learn from have {lengths.min()} to {lengths.max()} frames of {data.FRAME}, padded to {data.LONGEST}:")
-    print(f"{1 - lengths.mean() / data.LONGEST:.0%} is padding.")
+    print(f"Those to learn from have {lengths.min()} to {lengths.max()} frames of {data.FRAME}.")
+    print(f"Padded to {data.LONGEST} frames, {1 - lengths.mean() / data.LONGEST:.0%} of them is padding.")
 
 
 def report(accuracy: dict[str, np.ndarray], centroid: float) -> None:

@@ -105,7 +105,7 @@ def _check(norm: Foreign) -> None:
     if not norm.track_running_stats:
         remedy = "Build the norm with track_running_stats=True, and train it."
         refuse(kind, "has track_running_stats=False, so that each call is normalized by its own statistics", remedy)
-    for option in ("param_steps", "gain_steps"):
+    for option in ("param_steps", "gain_steps", "running_steps"):
         if (steps := getattr(norm, option, None)) is not None:
             remedy = f"Build the norm with {option}=None."
             refuse(kind, f"has {option}={steps}: what it does changes from step to step", remedy)
