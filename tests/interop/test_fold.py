@@ -3,6 +3,7 @@
 import brainpy.state
 import brainstate
 import brainunit as u
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -250,6 +251,14 @@ def test_norms_that_depend_on_the_input() -> None:
         message = rf"fold_norm: {kind} takes its statistics from each input, in evaluation too.*or train with BatchNorm"
         refused(message, linear(), norm)
         refused(message, norm, linear())
+
+
+def test_a_fold_is_done_on_the_host() -> None:
+    def traced(weight):
+        return fold_norm(brainstate.nn.Linear(5, 4, w_init=weight), BatchNorm(4)).weight.value["weight"]
+
+    with pytest.raises(ConversionError, match=r"the running mean is traced, .* Fold outside of compiled functions"):
+        jax.jit(traced)(jnp.zeros((5, 4)))
 
 
 def test_norms_that_are_no_fixed_line() -> None:

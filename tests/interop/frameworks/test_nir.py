@@ -193,6 +193,8 @@ def test_what_has_no_node() -> None:
     for model, message in cases.items():
         with pytest.raises(ConversionError, match=message):
             to_nir(model)
+    with pytest.raises(ConversionError, match="a spike function does not know the size of its input"):
+        to_nir(spike)
     neurons = cells(4)
     neurons.add_current_input("noise", 1.0 * u.nA)
     with pytest.raises(ConversionError, match="LIF has inputs besides the layer before it"):
