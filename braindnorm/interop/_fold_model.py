@@ -42,8 +42,13 @@ class Folded(list[Fold]):
 
     def __str__(self) -> str:
         rows = [f"folded {at(path)}: {type(norm).__name__} into {type(layer).__name__}" for path, norm, layer in self]
-        rows += [f"left {at(path)}: {type(module).__name__}, {reason}" for path, module, reason in self.left]
+        rows += [f"left {at(path)}: {_about(module, reason)}" for path, module, reason in self.left]
         return "\n".join(rows)
+
+
+def _about(module: Module, reason: str) -> str:
+    kind = type(module).__name__
+    return reason if reason.startswith(f"{kind} ") else f"{kind}, {reason}"
 
 
 @named("fold_norms")
@@ -148,7 +153,9 @@ def _fold_one(layers: list[Any], index: int, shared: set[int]) -> tuple[Any, Mod
     pairs = [(before, (before, norm))] * (type(before) in SYNAPSES) + [(after, (norm, after))] * _takes(after)
     for number, (beside, pair) in enumerate(pairs, start=1):
         if id(norm) in shared or id(beside) in shared:
-            raise ConversionError("or the layer beside it stands in several places, and cannot change for one of them")
+            raise ConversionError(
+                "the norm or the layer beside it stands in several places, and cannot change for one of them"
+            )
         try:
             return beside, fold_norm(*pair)
         except NormError:

@@ -55,9 +55,9 @@ def fold_norm(first: nn.Module, second: nn.Module, *, between: Unit | None = Non
 
     Notes
     -----
-    The arithmetic is float64 on the host, with :math:`\varepsilon`: without it the weights are wrong by 60% at a
-    variance of 1e-5. With ``spk_reset='soft'`` a folded threshold moves `V_reset` too, so that a spike takes as much
-    from the potential as before. A masked position gives what a valid one does.
+    The arithmetic is float64 on the host, with :math:`\varepsilon`: without it the weights are 41% too large where the
+    variance is as small as that. With ``spk_reset='soft'`` a folded threshold moves `V_reset` too, so that a spike
+    takes as much from the potential as before. A masked position gives what a valid one does.
 
     References
     ----------

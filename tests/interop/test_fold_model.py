@@ -40,7 +40,7 @@ def test_a_model_gives_what_it_gave() -> None:
     ((path, left, reason),) = report.left
     assert path == ("layers", 4) and type(left) is LayerNorm
     assert str(report).splitlines()[0] == "folded layers.1: BatchNorm into Linear"
-    assert str(report).splitlines()[-1] == f"left layers.4: LayerNorm, {reason}"
+    assert str(report).splitlines()[-1] == f"left layers.4: {reason}"
 
 
 def test_a_current_before_a_neuron() -> None:
@@ -63,8 +63,8 @@ def test_what_is_left_and_why() -> None:
     norm, linear = trained(4), Linear(4, 4, b_init=init.Constant(1.0))
     conv = brainstate.nn.Conv1d((5, 4), 4, 3)
     cases = {
-        Sequential(linear, norm, norm): "or the layer beside it stands in several places",
-        Sequential(linear, trained(4), linear): "or the layer beside it stands in several places",
+        Sequential(linear, norm, norm): "the norm or the layer beside it stands in several places",
+        Sequential(linear, trained(4), linear): "the norm or the layer beside it stands in several places",
         Sequential(brainpy.state.LIF(4), trained(4)): "stands beside no layer of a Sequential that takes a norm",
         Sequential(Own()): "stands beside no layer of a Sequential that takes a norm",
         Sequential(linear, OverTime(LayerNorm(4))): "OverTime takes its statistics from each input",
@@ -77,6 +77,7 @@ def test_what_is_left_and_why() -> None:
         report = fold_norms(model)
         assert not report and len(report.left) == 1, reason
         assert report.left[0].reason.startswith(reason)
+        assert str(report).startswith("left layers.")
         assert all(new is old for new, old in zip(model.layers, before, strict=True))
 
 
