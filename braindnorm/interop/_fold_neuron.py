@@ -31,12 +31,13 @@ def fold_into_neuron(line: Line, neuron: Foreign, between: Unit) -> Foreign:
             "Give R and V_th their units, and the norm its unit and out_unit.",
         )
     line = line._replace(out_unit=out_unit)
-    if out_unit.has_same_dim(potential):
+    if out_unit.has_same_dim(potential) and line.unit.has_same_dim(potential):
         return _into_threshold(line, neuron)
     if out_unit.has_same_dim(current):
         return _into_input(line, neuron)
-    remedy = f"Give the norm an out_unit of the one or the other, such as {potential}."
-    refuse("LIF", f"has potentials in {potential} and currents in {current}, and the norm gives {out_unit}", remedy)
+    remedy = f"Give the norm of a potential a unit and out_unit such as {potential}, that of a current its out_unit."
+    made = f"and the norm makes {line.unit} {out_unit}"
+    refuse("LIF", f"has potentials in {potential} and currents in {current}, {made}", remedy)
 
 
 def _into_threshold(line: Line, neuron: Foreign) -> Foreign:

@@ -223,6 +223,15 @@ def refused(message: str, *layers, error: type[Exception] = ConversionError) -> 
         fold_norm(*layers)
 
 
+def test_a_threshold_is_converted_between_prefixes() -> None:
+    """V_th = -50 mV of a norm from V to mV, with mean -0.06 V, standard deviation 2 mV, scale 4 mV and bias -58 mV."""
+    norm = BatchNorm(1, unit=u.volt, out_unit=u.mV, epsilon=0.0)
+    drawn(norm, mean=np.array([-0.06]), var=np.array([4e-6]), scale=np.array([4.0]), bias=np.array([-58.0]))
+    folded = fold_norm(norm, brainpy.state.LIF(1, V_th=-50 * u.mV, V_reset=-0.07 * u.volt, **CELL))
+    np.testing.assert_allclose(folded.V_th.to_decimal(u.mV), [-56.0], rtol=1e-6)  # -60 + 2 (58 - 50) / 4
+    np.testing.assert_allclose(folded.V_reset.to_decimal(u.mV), [-76.0], rtol=1e-6)  # as far from V_th as before
+
+
 def test_thresholds_that_would_change_the_spikes() -> None:
     neuron = brainpy.state.LIF(4, V_th=-50 * u.mV, V_reset=-65 * u.mV, spk_reset="hard", **CELL)
     scale, mean, var = np.array([1.0, -1.0, 2.0, 0.0]), np.full(4, -60.0), np.ones(4)
@@ -236,7 +245,8 @@ def test_neurons_that_do_not_fit() -> None:
     neuron = brainpy.state.LIF(4, **CELL)
     plain = brainpy.state.LIF(4, R=1.0, tau=10.0, V_th=1.0, V_reset=0.0, V_rest=0.0, V_initializer=init.Constant(0.0))
     refused(r"LIF has no units, so it cannot be told .* Give R and V_th their units", BatchNorm(4), plain)
-    refused(r"potentials in mV and currents in .*, and the norm gives s\.", BatchNorm(4, unit=u.second), neuron)
+    refused(r"potentials in mV and currents in .*, and the norm makes s s\.", BatchNorm(4, unit=u.second), neuron)
+    refused(r"and the norm makes nA mV\.", BatchNorm(4, unit=u.nA, out_unit=u.mV), neuron)
     refused(r"is of size \(4,\), and the norm's channels are of shape \(3,\)", BatchNorm(3, unit=u.mV), neuron)
     refused(r"fold_norm: LIF gives spikes, which a norm behind it does not fold into", neuron, BatchNorm(4))
     refused(r"IF takes no norm: the layers that do are Linear, .* LIF", BatchNorm(4), brainpy.state.IF(4))
