@@ -20,7 +20,7 @@ from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, 
 from ._arguments import norm_function
 from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
 from ._dtypes import arithmetic_dtype, real_array, result_dtype
-from ._enter import MaskedOutput, padding_of
+from ._enter import MaskedOutput, check_flag, padding_of
 from ._reduction import check_axis_name
 
 Pool = Literal["mean", "sum"] | QuantityLike
@@ -38,6 +38,7 @@ def divisive_norm(
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
+    stop_statistics_gradient: bool = False,
     mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
     unit: Unit | None = None,
@@ -71,6 +72,10 @@ def divisive_norm(
     rectify : bool
         True takes a negative drive as 0 (half-wave rectification [2]_). False responds to its magnitude, with its sign:
         :math:`\operatorname{sign}(D) |D|^n` over :math:`\sigma^n + \operatorname{pool} |D|^n`.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     axis_name, axis_index_groups
         Mapped axes that are pooled too. With a matrix: as long as the local axis, it weights the elements of every
         device alike, and the devices are added; as long as that axis of all devices (of the group) together, it has a
@@ -113,6 +118,7 @@ def divisive_norm(
     """
     check_axis_name(axis_name, axis_index_groups)
     check_exponent(exponent, rectify)
+    check_flag("stop_statistics_gradient", stop_statistics_gradient)
     kind, weights = read_pool(pool)
     mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
     gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
@@ -129,7 +135,7 @@ def divisive_norm(
     result = result_dtype([arrived, *parameters.values()], dtype)
     valid = align(mask, array.shape)
     padding = padding_of(array, masked_output, reference, out_unit)
-    response = Response(float(exponent), kind, bool(rectify))
+    response = Response(float(exponent), kind, bool(rectify), bool(stop_statistics_gradient))
     r = _response(array, parameters, valid, weights, reduction, response, result, keep_padding=padding is None)
     if valid is not None and padding is not None:
         r = jnp.where(valid, r, padding.astype(result))
