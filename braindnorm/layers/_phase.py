@@ -77,7 +77,7 @@ class Frozen:
     def _check(self, layer: Any, frozen: Any) -> None:
         if not isinstance(frozen, bool | np.bool_):
             raise OptionError(f"frozen must be True or False; got {frozen!r}.")
-        if frozen and not layer.track_running_stats:
+        if frozen and not getattr(layer, "track_running_stats", True):
             raise OptionError("frozen=True holds the running statistics, but track_running_stats=False keeps none.")
         before = vars(layer).get("_frozen")
         if before is not None and before != frozen:
@@ -109,11 +109,21 @@ def trains(layer: Any) -> bool:
     return now
 
 
+def held(layer: Any) -> bool:
+    """Tell whether a layer is frozen, whatever the phase, and have compiled functions ask again."""
+    _state_of(layer).value  # noqa: B018
+    if not _TEMPLATE.copy().stack_level:
+        _check_kept(layer)
+    frozen: bool = layer.frozen
+    return frozen
+
+
 def _current(layer: Any) -> bool | None:
     """Return whether the phase of the environment is training; None where there is none."""
     if layer.frozen:
         return False
-    fit = brainstate.environ.get("fit", None)
+    has_phases = getattr(layer, "track_running_stats", False)  # what has none may be frozen all the same
+    fit = brainstate.environ.get("fit", None) if has_phases else None
     return None if fit is None else _as_phase(fit)
 
 
