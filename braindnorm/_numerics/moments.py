@@ -108,7 +108,12 @@ def zero_masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 
 def deviations(
-    x: jax.Array, over: Reduction, valid: jax.Array | None = None, *, centred: bool = True
+    x: jax.Array,
+    over: Reduction,
+    valid: jax.Array | None = None,
+    *,
+    centred: bool = True,
+    constant: bool = False,
 ) -> tuple[Moments, jax.Array]:
     r"""Return the moments of the valid elements of `x`, and each element's deviation from the mean.
 
@@ -118,11 +123,13 @@ def deviations(
        \quad x - \mu = d - \delta .
 
     :math:`K + \delta` is not formed on the way to the deviations, so nothing cancels: -65 mV with a spread of 0.01 mV
-    keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`.
+    keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`. With `constant` the
+    moments are constants, and the derivative of a deviation is that of its element.
 
     The deviation of a masked element is its own, and must be finite to differentiate through.
     """
-    seen = zero_masked(x, valid)
+    held = jax.lax.stop_gradient if constant else _as_it_is
+    seen = held(zero_masked(x, valid))
     count = local_count(x.shape, valid, over, x.dtype)
     if not centred:
         count, m2 = across_devices([count, local_sum(seen * seen, over)], over)
@@ -131,11 +138,15 @@ def deviations(
     n = at_least_one(count)
     centre = total / n
     raw = x - centre
-    d = zero_masked(raw, valid)
+    d = held(zero_masked(raw, valid))
     s, q = across_devices([local_sum(d, over), local_sum(d * d, over)], over)
     delta = s / n
     m2 = jnp.maximum(q / n - delta * delta, 0) * n
     return Moments(count, centre + delta, m2), raw - delta
+
+
+def _as_it_is(v: jax.Array) -> jax.Array:
+    return v
 
 
 def at_least_one(count: jax.Array) -> jax.Array:

@@ -49,7 +49,7 @@ def batch_norm(
         The axes that are not summed over: the channels. Write negative ones, which count from the right.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def batch_norm(
     reduction = reduction_over(entry.x.shape, [axis for axis in range(ndim) if axis not in kept], options)
     how = standardization(entry, reduction, options)
     if running is not None:
-        return leave(standardize_by(entry, how, *_known(running, entry)), entry), running
+        return leave(standardize_by(entry, how, *known(running, entry)), entry), running
     y, observed = standardize_and_keep(entry, how)
     observed = Observed(*whole_axis(*observed, reduction))
     count, mean, var = (v.reshape(v.shape[min(kept, default=ndim) :]) for v in observed)
@@ -193,7 +193,7 @@ def in_unit(value: Any, unit: units.Unit, what: str) -> Any:
     return units.convert(mantissa, given, unit)
 
 
-def _known(running: Any, entry: Entry) -> tuple[jax.Array, jax.Array]:
+def known(running: Any, entry: Entry) -> tuple[jax.Array, jax.Array]:
     """Return a given mean and variance, as they broadcast to the input."""
     mean = in_unit(running.mean, entry.unit, "the running mean")
     var = in_unit(running.var, entry.unit**2, "the running variance")

@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
+from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
 from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
-from ..errors import OptionError
-from ._enter import Entry, NormOptions
+from ._enter import Entry, NormOptions, check_flag
 
 EPSILON = 1e-6
 
@@ -38,7 +37,7 @@ class Standardization(NamedTuple):
 
     `reduction` is what the statistics run over; `epsilon` the variance that is added; `centred` whether the mean is
     subtracted; `fast_variance` whether the compensated form may be left out; `keep_padding` whether masked elements are
-    standardized with the statistics of the valid ones.
+    standardized with the statistics of the valid ones; `constant` whether the statistics are constants to derivatives.
     """
 
     reduction: Reduction
@@ -46,6 +45,7 @@ class Standardization(NamedTuple):
     centred: bool
     fast_variance: bool
     keep_padding: bool
+    constant: bool
 
 
 def standardization(
@@ -53,15 +53,12 @@ def standardization(
 ) -> Standardization:
     """Return how to standardize an input, with an epsilon that is expressed in the square of its unit."""
     fast = options.get("use_fast_variance", True)
-    check_fast_variance(fast)
+    constant = options.get("stop_statistics_gradient", False)
+    check_flag("use_fast_variance", fast)
+    check_flag("stop_statistics_gradient", constant)
     epsilon = units.variance_of(options.get("epsilon", EPSILON), entry.unit)
-    return Standardization(reduction, epsilon, centred, bool(fast), entry.padding is None and entry.valid is not None)
-
-
-def check_fast_variance(use_fast_variance: Any) -> None:
-    """Raise unless `use_fast_variance` is a boolean."""
-    if not isinstance(use_fast_variance, bool | np.bool_):
-        raise OptionError(f"use_fast_variance must be True or False; got {use_fast_variance!r}.")
+    keep_padding = entry.padding is None and entry.valid is not None
+    return Standardization(reduction, epsilon, centred, bool(fast), keep_padding, bool(constant))
 
 
 def standardize(entry: Entry, how: Standardization) -> jax.Array:
@@ -86,7 +83,7 @@ def standardize_and_keep(entry: Entry, how: Standardization) -> tuple[jax.Array,
     fitted = _fused_parameters(entry, how)
     if _local(entry.x, how):
         arguments = _arguments(entry.x, entry.valid, how, entry.dtype, *fitted)
-        y, mean, var = _compiled(fused_norm_with_moments, *arguments)
+        y, mean, var = _compiled(_rule(fused_norm_with_moments, how), *arguments)
         count = local_count(entry.x.shape, entry.valid, how.reduction, entry.dtype)
     else:
         y, found = _plain_form(entry.x, entry.valid, how, entry.dtype, *fitted)
@@ -169,8 +166,12 @@ def _fused(x: jax.Array, valid: jax.Array | None, how: Standardization, dtype: A
         over = Reduction((over.channel_axis + 1,))
     plan, *arguments = _arguments(x, valid, how._replace(reduction=over), dtype, scale, bias)
     rule = cpu_kernels.rule_for(plan, x, valid, how.epsilon, scale, bias) or fused_norm
-    y: jax.Array = _compiled(rule, plan, *arguments)
+    y: jax.Array = _compiled(_rule(rule, how), plan, *arguments)
     return y.reshape(shape) if split else y
+
+
+def _rule(rule: Callable[..., Any], how: Standardization) -> Callable[..., Any]:
+    return elementwise(rule) if how.constant else rule
 
 
 def _arguments(x: jax.Array, valid: Any, how: Standardization, dtype: Any, scale: Any, bias: Any) -> tuple[Any, ...]:
@@ -198,7 +199,7 @@ def _plain_form(
 ) -> tuple[jax.Array, Moments]:
     """Return the same by the plain differentiable form, which holds on one device and on many, and the moments."""
     x = without_padding(x, valid, how.keep_padding).astype(dtype)
-    found, deviation = deviations(x, how.reduction, valid, centred=how.centred)
+    found, deviation = deviations(x, how.reduction, valid, centred=how.centred, constant=how.constant)
     r = rstd(found.var, how.epsilon)
     z = deviation * (r if valid is None else jnp.where(found.count > 0, r, 0))
     return _scale_and_shift(z, scale, bias), found

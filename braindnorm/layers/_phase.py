@@ -10,6 +10,7 @@ The phase is read while a function is traced, and becomes a constant of it. Two 
   be kept in silence, and is refused.
 """
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..errors import OptionError, PhaseError, named
 from ..masks._blocks import staged
+from ._never_updated import look_if_unseen
 from ._wiring import label
 
 _KEY = jax.make_user_context(None)
@@ -75,7 +77,7 @@ class Frozen:
     def _check(self, layer: Any, frozen: Any) -> None:
         if not isinstance(frozen, bool | np.bool_):
             raise OptionError(f"frozen must be True or False; got {frozen!r}.")
-        if frozen and not layer.track_running_stats:
+        if frozen and not getattr(layer, "track_running_stats", True):
             raise OptionError("frozen=True holds the running statistics, but track_running_stats=False keeps none.")
         before = vars(layer).get("_frozen")
         if before is not None and before != frozen:
@@ -107,11 +109,21 @@ def trains(layer: Any) -> bool:
     return now
 
 
+def held(layer: Any) -> bool:
+    """Tell whether a layer is frozen, whatever the phase, and have compiled functions ask again."""
+    _state_of(layer).value  # noqa: B018
+    if not _TEMPLATE.copy().stack_level:
+        _check_kept(layer)
+    frozen: bool = layer.frozen
+    return frozen
+
+
 def _current(layer: Any) -> bool | None:
     """Return whether the phase of the environment is training; None where there is none."""
     if layer.frozen:
         return False
-    fit = brainstate.environ.get("fit", None)
+    has_phases = getattr(layer, "track_running_stats", False)  # what has none may be frozen all the same
+    fit = brainstate.environ.get("fit", None) if has_phases else None
     return None if fit is None else _as_phase(fit)
 
 
@@ -171,12 +183,15 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
         with named(label(layer)):
             if check and not _TEMPLATE.copy().stack_level:
                 _check_kept(layer)
+                look_if_unseen(layer)
             return _current(layer)
 
     return _Asked(ask)
 
 
 _TEMPLATE = _Phase(())
+# as of the step mask: braintrace warns of each State that a program reads and the model does not hold
+warnings.filterwarnings("ignore", message="The state _Phase", category=UserWarning)
 # not attributes of the layers: they are no part of a model's states, and a copy of a layer has its own
 _STATES: "weakref.WeakKeyDictionary[Any, _Phase]" = weakref.WeakKeyDictionary()
 
