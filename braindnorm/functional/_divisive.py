@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from .. import units
-from .._numerics.axes import Axes, canonical_axes, fit_parameter
+from .._numerics.axes import Axes, fit_parameter
 from .._numerics.collectives import AxisName
-from .._numerics.moments import Reduction, zero_masked
+from .._numerics.moments import Reduction
 from .._numerics.pools import Response, respond
 from ..errors import AxisError
-from ..masks._align import align
-from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
+from ..units import DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 from ._arguments import norm_function
-from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
-from ._dtypes import arithmetic_dtype, real_array, result_dtype
-from ._enter import MaskedOutput, padding_of
-from ._reduction import check_axis_name
+from ._divisive_options import check_exponent, not_negative, read_pool, real_parameter
+from ._enter import Entry, MaskedOutput, NormOptions, enter
+from ._leave import leave
+from ._reduction import check_axis_name, reduction_over
+from ._standardize import without_padding
 
 Pool = Literal["mean", "sum"] | QuantityLike
 # an eager call is one program, not a hundred; inside another program it leaves no trace
@@ -114,52 +113,29 @@ def divisive_norm(
     check_axis_name(axis_name, axis_index_groups)
     check_exponent(exponent, rectify)
     kind, weights = read_pool(pool)
-    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
-    gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
-    out_unit = reference if gain_unit is None else gain_unit
-    array = real_array(mantissa)
-    reduction = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
-    reduction = reduction._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
-    parameters = {
-        "sigma": in_drive_unit(sigma, reference),
-        "gamma": real_parameter(gain["gamma"], "gamma"),
-    }
-    # a change of prefix may have widened it
-    arrived = array if unit is None else real_array(units.strip(x, None)[0])
-    result = result_dtype([arrived, *parameters.values()], dtype)
-    valid = align(mask, array.shape)
-    padding = padding_of(array, masked_output, reference, out_unit)
-    response = Response(float(exponent), kind, bool(rectify))
-    r = _response(array, parameters, valid, weights, reduction, response, result, keep_padding=padding is None)
-    if valid is not None and padding is not None:
-        r = jnp.where(valid, r, padding.astype(result))
-    return units.restore(r, out_unit)
+    options: NormOptions = {
+        "mask": mask, "masked_output": masked_output, "unit": unit, "out_unit": out_unit, "dtype": dtype,
+        "axis_name": axis_name, "axis_index_groups": axis_index_groups,
+    }  # fmt: skip
+    gain, constant = real_parameter(gamma, "gamma"), real_parameter(sigma, "sigma")
+    entry = enter(x, {"gamma": gain}, options, {"sigma": constant})
+    not_negative(entry.input_parameters["sigma"], constant)
+    reduction = reduction_over(entry.x.shape, pool_axes, options, option="pool_axes")
+    return leave(divide(entry, reduction, Response(float(exponent), kind, bool(rectify)), weights), entry)
 
 
-def _response(
-    array: jax.Array,
-    parameters: Mapping[str, Mantissa],
-    valid: jax.Array | None,
-    weights: Mantissa | None,
-    reduction: Reduction,
-    response: Response,
-    result: Dtype,
-    *,
-    keep_padding: bool,
-) -> jax.Array:
-    """Bring all to the shape and dtype of the arithmetic, and back."""
-    wide = arithmetic_dtype(array.dtype, result)
-    fitted = [fit_parameter(value, array.shape, option=option).astype(wide) for option, value in parameters.items()]
-    if weights is not None:
-        weights = _fit_weights(weights, array.shape, reduction).astype(wide)
-    seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
-    drive = zero_masked(array, seen).astype(wide)
-    sigma, gamma = fitted
-    if reduction.axis_name is None:
-        r: jax.Array = _compiled(reduction, response, drive, sigma, gamma, valid, weights)
-    else:
-        r = respond(reduction, response, drive, sigma, gamma, valid, weights)
-    return r.astype(result)
+def divide(entry: Entry, reduction: Reduction, response: Response, weights: Mantissa | None) -> jax.Array:
+    """Return the response to a drive, each element divided by sigma and its pool."""
+    shape = entry.x.shape
+    sigma, gamma = (
+        fit_parameter(value, shape, option=option).astype(entry.dtype)
+        for option, value in {**entry.input_parameters, **entry.parameters}.items()
+        if value is not None
+    )
+    fitted = None if weights is None else _fit_weights(weights, shape, reduction).astype(entry.dtype)
+    drive = without_padding(entry.x, entry.valid, entry.padding is None).astype(entry.dtype)
+    way = _compiled if reduction.axis_name is None else respond
+    return way(reduction, response, drive, sigma, gamma, entry.valid, fitted)
 
 
 def _fit_weights(weights: Mantissa, shape: Shape, reduction: Reduction) -> jax.Array:

@@ -16,9 +16,9 @@ from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import OptionError
 from ..functional._divisive import Pool
-from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
+from ..functional._divisive_options import check_exponent, not_negative, read_pool, real_parameter
 from ..functional._dtypes import result_dtype
-from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
+from ..functional._enter import MaskedOutput, NormOptions, check_masked_output, in_unit_of_input
 from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
@@ -152,7 +152,7 @@ class DivisiveNorm(NormModule):
         """Return what the pools of a drive of this shape run over."""
         groups = self.axis_index_groups
         options: NormOptions = {"axis_name": self.axis_name, "axis_index_groups": groups}
-        return reduction_over(shape, self.pool_axes, options)
+        return reduction_over(shape, self.pool_axes, options, option="pool_axes")
 
     def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Respond to the drive `x`.
@@ -186,14 +186,14 @@ class DivisiveNorm(NormModule):
         if isinstance(value, Param):
             return value, unit
         shape = self._shape
-        value = value(shape) if callable(value) else value
+        value = real_parameter(value(shape) if callable(value) else value, option)
         if option == "gamma":
             plain, unit = units.strip_parameters({option: value}, unit)
-            start = jnp.asarray(real_parameter(plain[option], option))
+            start = jnp.asarray(plain[option])
         else:
-            sigma_unit = units.strip_parameters({option: value}, None)[1]
-            unit = sigma_unit if unit is None else unit
-            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
+            unit = units.strip_parameters({option: value}, None)[1] if unit is None else unit
+            sigma = in_unit_of_input(value, units.UNITLESS if unit is None else unit, option)
+            start = jnp.asarray(not_negative(sigma, value))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
             raise OptionError(
