@@ -116,15 +116,15 @@ def in_unit_of_input(value: QuantityLike, unit: Unit, name: str) -> Mantissa:
     UnitError
         If it is of another dimension.
     """
-    mantissa, own = units.strip(value, None, what=name)
-    if units.is_unitless(own):
+    mantissa, source = units.strip(value, None, what=name)
+    if units.is_unitless(source):
         return mantissa
-    if not own.has_same_dim(unit):
+    if not source.has_same_dim(unit):
         raise UnitError(
-            f"{name} is in {own}, but the input is in {unit}. Give {name} in the input's unit, or as a plain number,"
+            f"{name} is in {source}, but the input is in {unit}. Give {name} in the input's unit, or as a plain number,"
             " which is then in that unit."
         )
-    return units.convert(mantissa, own, unit)
+    return units.convert(mantissa, source, unit)
 
 
 def padding_of(

@@ -37,9 +37,9 @@ def running_of(layer: Any) -> Statistics:
     return Statistics(0, units.restore(mean, unit), units.restore(var, unit**2))  # type: ignore[arg-type]  # not kept
 
 
-def remember(layer: Any, found: Statistics) -> None:
+def remember(layer: Any, statistics: Statistics) -> None:
     """Update the running statistics, once, by those of a call."""
-    kept = update_running(running_of(layer), found, layer.momentum, layer.unbiased)
+    kept = update_running(running_of(layer), statistics, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
         state.value = check(jnp.asarray(units.strip(value, None)[0]))

@@ -236,9 +236,9 @@ class BatchNorm(AffineModule):
         check_one_unit(self, x)
         running = running_of(self) if self.track_running_stats and not trains(self) else None
         options = affine_arguments(self, self.weight, x) | call_options(self, x, mask)
-        y, found = functional.batch_norm(x, running=running, feature_axis=self._channels, **options)
+        y, statistics = functional.batch_norm(x, running=running, feature_axis=self._channels, **options)
         if self.track_running_stats and running is None:
-            remember(self, found)
+            remember(self, statistics)
         return y
 
     if TYPE_CHECKING:  # brainstate's own takes anything

@@ -195,9 +195,7 @@ class OverTime(NormModule):
             y = self._call(move_axis(xs, axis, 0), valid, began, sequence=True)
         return move_axis(y, 0, axis)
 
-    def _call(
-        self, x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
-    ) -> Result:
+    def _call(self, x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool) -> Result:
         """Normalize one step, or a sequence of them with time first."""
         norm, shape = self.norm, units.shape_of(x)
         check_features(norm, x, norm.affine_param)
