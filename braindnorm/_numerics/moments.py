@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..units import Dtype, Mantissa
+from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
 from .shapes import Mask, Statistic, Values
@@ -52,7 +52,7 @@ def local_sum(v: Values, reduction: Reduction) -> Statistic:
     return total if reduction.channel_axis is None else sum_groups(total, reduction.channel_axis, reduction.num_groups)
 
 
-def local_count(shape: Sequence[int], valid: jax.Array | None, reduction: Reduction, dtype: Dtype) -> jax.Array:
+def local_count(shape: Sequence[int], valid: jax.Array | None, reduction: Reduction, dtype: DtypeLike) -> jax.Array:
     """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast."""
     mask_shape = (1,) * len(shape) if valid is None else valid.shape
     repeats = math.prod(shape[axis] for axis in reduction.axes if mask_shape[axis] == 1)
