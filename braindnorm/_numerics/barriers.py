@@ -7,7 +7,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from .deferred import Deferred
+from .deferred import Deferred, Operand
 
 Tree = TypeVar("Tree")
 # an array, or a zero that is known
@@ -29,11 +29,11 @@ def fence(values: Tree, *, size: int = 1, above: int = 0, tiles: bool = False) -
     return behind
 
 
-def _free(*values: jax.Array, **_: object) -> list[jax.Array]:
+def _free(*values: Operand, **_: object) -> list[Operand]:
     return list(values)
 
 
-def _on_cpu(*values: jax.Array, size: int, above: int, tiles: bool) -> list[jax.Array]:
+def _on_cpu(*values: Operand, size: int, above: int, tiles: bool) -> list[jax.Array]:
     if isinstance(size, int) and (size <= above or (tiles and size > LARGE)):
         return list(values)
     return list(jax.lax.optimization_barrier(values))

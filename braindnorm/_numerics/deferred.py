@@ -18,7 +18,7 @@ from ..units import Shape
 R = TypeVar("R", jax.Array, list[jax.Array])
 # a rule of a table of jax.interpreters, which are not typed
 Rule = Callable[..., object]
-# an array, or what stands for the operand that a transpose is asked for
+# an array; a constant of a program, which JAX keeps as an array of numpy; or what stands for an operand in a transpose
 Operand = Any
 
 

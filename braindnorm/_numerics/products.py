@@ -31,8 +31,8 @@ def times(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _multiply(
-    a: jax.Array,
-    b: jax.Array,
+    a: Operand,
+    b: Operand,
     *,
     left: Axes,
     right: Axes,
@@ -52,7 +52,7 @@ def _multiply(
     return _ordered(result, [axis for axis in every if axis in out], out)
 
 
-def _multiply_on_cpu(a: jax.Array, b: jax.Array, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
+def _multiply_on_cpu(a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
     shared = [axis for axis in left if axis in right]
     if not dots or any(axis in out for axis in shared):
         return _multiply(a, b, left=left, right=right, out=out, dots=False, sum_over=sum_on_cpu)
@@ -63,7 +63,7 @@ def _multiply_on_cpu(a: jax.Array, b: jax.Array, *, left: Axes, right: Axes, out
     return _ordered(result.reshape([n for _, n in free]), [axis for axis, _ in free], out)
 
 
-def _as_matrix(v: jax.Array, axes: Axes, shared: Sequence[int]) -> tuple[jax.Array, tuple[int, ...]]:
+def _as_matrix(v: Operand, axes: Axes, shared: Sequence[int]) -> tuple[jax.Array, tuple[int, ...]]:
     """Return what XLA knows as a matrix or a vector, and which of its axes is contracted.
 
     What is contracted along two axes it would transpose first.
@@ -79,7 +79,7 @@ def _as_matrix(v: jax.Array, axes: Axes, shared: Sequence[int]) -> tuple[jax.Arr
     return v.reshape(math.prod(v.shape[:cut]), math.prod(v.shape[cut:])), (0 if first else 1,)
 
 
-def _ordered(v: jax.Array, axes: Sequence[int], out: Axes) -> jax.Array:
+def _ordered(v: Operand, axes: Sequence[int], out: Axes) -> jax.Array:
     return v if tuple(axes) == out else jnp.transpose(v, [axes.index(axis) for axis in out])
 
 
