@@ -9,6 +9,7 @@ import numpy as np
 from .. import units
 from ..errors import DtypeError, OptionError, UnitError
 from ..units import Mantissa, QuantityLike
+from ._dtypes import REAL
 
 
 def real_parameter(value: QuantityLike | None, option: str) -> QuantityLike:
@@ -23,6 +24,8 @@ def real_parameter(value: QuantityLike | None, option: str) -> QuantityLike:
     """
     if value is None:
         raise OptionError(f"{option} must be a number, an array of numbers or a quantity; got None.")
+    if isinstance(value, jax.Array) and value.dtype in REAL:  # nearly every call
+        return value
     if jnp.issubdtype(jnp.result_type(units.strip(value, None, what=option)[0]), jnp.complexfloating):
         raise DtypeError(f"{option} is complex, for which divisive normalization is not defined. Make it real.")
     return value

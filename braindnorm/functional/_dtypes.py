@@ -11,7 +11,7 @@ from .. import units
 from ..errors import DtypeError
 from ..units import Dtype, DtypeLike, Mantissa
 
-_REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
+REAL = frozenset(jnp.dtype(real) for real in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64))
 
 
 def real_array(x: Mantissa) -> jax.Array:
@@ -28,7 +28,7 @@ def real_array(x: Mantissa) -> jax.Array:
             f"the input is complex ({array.dtype}), for which these norms are not defined. Normalize its real"
             " and imaginary parts, or its magnitude."
         )
-    if array.dtype not in _REAL:
+    if array.dtype not in REAL:
         raise DtypeError(_narrow("the input is", array.dtype, "x.astype(jnp.float32)"))
     return array
 
@@ -46,7 +46,7 @@ def result_dtype(
     present = [a for a in arrays if a is not None]
     known = {a.dtype if isinstance(a, jax.Array) else None for a in present}
     shared = known.pop() if len(known) == 1 else None
-    if dtype is None and shared is not None and shared in _REAL:  # nearly every call
+    if dtype is None and shared is not None and shared in REAL:  # nearly every call
         return shared
     _check_kinds([getattr(a, "dtype", type(a)) for a in present], " or ".join(names))
     if dtype is None:
@@ -59,7 +59,7 @@ def result_dtype(
         raise DtypeError(f"dtype={dtype!r} is not a dtype; give one such as jnp.float32, or None.") from None
     if not jnp.issubdtype(asked, jnp.floating):
         raise DtypeError(f"dtype={asked} cannot hold a normalized value; give a floating dtype, or None.")
-    if asked not in _REAL:
+    if asked not in REAL:
         raise DtypeError(_narrow("dtype is", asked, f"norm(x).astype(jnp.{asked})"))
     return asked
 
@@ -71,7 +71,7 @@ def _check_kinds(kinds: Sequence[Dtype | type], names: str) -> None:
             raise DtypeError(f"{names} is complex, for which these norms are not defined. Make it real.")
         if jnp.issubdtype(kind, jnp.bool_):
             raise DtypeError(f"{names} is boolean. A mask is given as mask=mask; else make it a number.")
-        if jnp.issubdtype(kind, jnp.floating) and jnp.dtype(kind) not in _REAL:
+        if jnp.issubdtype(kind, jnp.floating) and jnp.dtype(kind) not in REAL:
             raise DtypeError(_narrow(f"{names} is", jnp.dtype(kind), f"{names.split()[0]}.astype(jnp.float32)"))
 
 
