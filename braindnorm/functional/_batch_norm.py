@@ -41,7 +41,7 @@ def batch_norm(
     x : array_like or Quantity
         The input, of any shape.
     scale, bias : array_like or Quantity, optional
-        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. Both are in the output's unit.
     running : Statistics, optional
         The mean, in the input's unit or one that converts to it, and the variance, in its square, each broadcast to `x`
         from the right. They are taken as constants of the input: nothing is summed, and no `axis_name` has to be bound.

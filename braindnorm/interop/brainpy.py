@@ -25,7 +25,7 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm:
     Returns
     -------
     LayerNorm or GroupNorm
-        With the same values; channels are last. Scale and bias count in `out_unit`, and are parameters (to be trained)
+        With the same values; channels are last. Scale and bias are in `out_unit`, and are parameters (to be trained)
         whatever the ``mode`` of the module is.
 
     Raises

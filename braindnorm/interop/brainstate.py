@@ -37,7 +37,7 @@ def from_brainstate(module: Foreign, **options: Any) -> Norm:
     Returns
     -------
     LayerNorm, RMSNorm or GroupNorm
-        With the same values wherever brainstate's are right. Scale and bias count in `out_unit`. A state of another
+        With the same values wherever brainstate's are right. Scale and bias are in `out_unit`. A state of another
         class than brainstate's default (`param_type`) goes over as it is.
 
     Raises

@@ -31,7 +31,7 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, **options: Any) -
     Returns
     -------
     LayerNorm, RMSNorm or GroupNorm
-        With the same values: what needs ``jax.vmap`` there is called as it is. Scale and bias count in `out_unit`.
+        With the same values: what needs ``jax.vmap`` there is called as it is. Scale and bias are in `out_unit`.
 
     Raises
     ------

@@ -46,7 +46,7 @@ def from_flax(
     Returns
     -------
     LayerNorm, RMSNorm or GroupNorm
-        With the same values. Scale and bias count in `out_unit`.
+        With the same values. Scale and bias are in `out_unit`.
 
     Raises
     ------

@@ -49,10 +49,9 @@ class BatchNorm(AffineModule):
     track_running_stats : bool
         Whether to keep running statistics. Without them every call is normalized by its own, in both phases.
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     momentum : float
         :math:`m`, the weight of what was kept, from 0 to 1. torch's momentum is 1 - m.
     affine : bool

@@ -182,7 +182,7 @@ class DivisiveNorm(NormModule):
         __call__ = update
 
     def _parameter(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
-        """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
+        """Return a parameter as a Param of plain numbers, and their unit, if one is set."""
         if isinstance(value, Param):
             return value, unit
         shape = self._shape
