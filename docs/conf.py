@@ -93,7 +93,7 @@ def add_cures(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     sections = re.split(r"^#{2,3} ", page, flags=re.MULTILINE)[1:]
     shown = [s.partition("\n")[0] for s in sections if re.search(rf"\b{name.rpartition('.')[2]}\b", s)]
     plain = [title.replace("`", "") for title in shown]
-    lines += ["", "Messages, causes and cures: :doc:`/errors`" + (", above all" if plain else "."), ""]
+    lines += ["", "Messages, causes and cures: :doc:`/errors`" + (", in particular:" if plain else "."), ""]
     lines += [f"- `{title} <../errors.html#{slugify(title)}>`__" for title in plain]
 
 
