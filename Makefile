@@ -15,8 +15,8 @@ JOBS ?= auto
 ARGS ?=
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
-# Workers take files in turn, as whole as they can: what a file compiles serves its next tests.
-PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10 $(ARGS)
+# A worker takes whole files: what a file compiles serves its next tests, and is forgotten after it.
+PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
     parser.add_argument("--kernels", action="store_true", help="with the kernels for a CPU in use")
     parser.add_argument("--sweep", action="store_true", help="every axis, mask, transform and size, worst first")
-    parser.add_argument("--only", help="one part: norms, masked, eager, loop, growth, devices or compile_time")
+    parser.add_argument(
+        "--only", help="one part: norms, batch_norms, masked, eager, loop, growth, devices or compile_time"
+    )
     parser.add_argument("--clock", choices=timing.CLOCKS, default="wall", help="processor time bears other load better")
     parser.add_argument("--kept-memory", action="store_true", help="reuse freed memory, as a tuned allocator does")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON, and keep nothing")

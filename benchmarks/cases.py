@@ -12,6 +12,7 @@ import numpy as np
 import braindnorm
 from braindnorm import cpu_kernels
 
+from .batch_norm import batch_norms
 from .peers import Case, both, data, forward, jax_peers, module, ours, torch_peer, without_kernels
 from .timing import interleaved
 
@@ -171,4 +172,4 @@ def compile_time(rounds: int, quick: bool) -> Iterator[Row]:
     yield f"compile {case} forward+backward", interleaved(calls, 3 if quick else 7)
 
 
-ALL = (norms, masked, eager, loop, growth, devices, compile_time)
+ALL = (norms, batch_norms, masked, eager, loop, growth, devices, compile_time)

@@ -68,6 +68,15 @@ TARGETS: tuple[tuple[str, Callable[[str], bool], tuple[str, ...], float], ...] =
     ("both ways, masked", lambda n: "mask" in n, ("ours unmasked",), 1.5),
     ("both ways, masked", lambda n: "mask" in n, ("brainstate",), 0.4),
     ("added to a step of BPTT", lambda n: n == "loop BPTT, added by the norm", ("brainstate",), 0.35),
+    (
+        "a batch norm's training step",
+        lambda n: n.startswith("batch") and n.endswith("training"),
+        ("brainstate", "flax"),
+        0.6,
+    ),
+    ("a batch norm's training step", lambda n: n.startswith("batch") and n.endswith("training"), ("torch",), 1.2),
+    ("a batch norm's evaluation", lambda n: n.startswith("batch") and n.endswith("evaluation"), ("x * a + b",), 1.2),
+    ("a batch norm, added to a step", lambda n: n.startswith("batch loop"), ("brainstate",), 0.5),
     ("an eager call", lambda n: n.startswith("eager"), ("brainstate",), 0.35),
     ("compilation", lambda n: n.startswith("compile"), ("brainstate",), 1.3),
 )

@@ -1,8 +1,9 @@
 """Train one network on several processes, and see that it learns what it learns on one.
 
 Every process has a part of the devices, and every device a part of the neurons. The norm's statistics run over all
-neurons, so over all processes. ``make demo-multi`` runs it, in about a minute; ``--lose 1`` ends process 1 half way, to
-show what happens. On a cluster each host runs the part below ``worker`` alone, with `jax.distributed.initialize()`.
+neurons, so over all processes. Then a batch norm takes the statistics of all segments, which the devices share, and
+keeps the same on each. ``make demo-multi`` runs it, in about a minute; ``--lose 1`` ends process 1 half way, to show
+what happens. On a cluster each host runs the part below ``worker`` alone, with `jax.distributed.initialize()`.
 """
 
 import argparse
@@ -30,15 +31,24 @@ def main() -> None:
         f"{options.processes} processes with {each} devices each, then 1 process with {options.processes * each}:",
         flush=True,
     )
-    several = launch(options.processes, each, options)
-    single = launch(1, options.processes * each, argparse.Namespace(**{**vars(options), "lose": None}))
+    (several, kept), (single, kept_by_one) = (
+        launch(options.processes, each, options),
+        launch(1, options.processes * each, argparse.Namespace(**{**vars(options), "lose": None})),
+    )
     print("update  several processes     one process")
     for number in range(0, options.updates, max(options.updates // 10, 1)):
         print(f"{number:6}  {several[number]:17.12f}  {single[number]:14.12f}")
     difference = max(abs(a - b) for a, b in zip(several, single, strict=True))
     print(f"The loss fell from {several[0]:.3f} to {several[-1]:.3f}. Largest difference of any loss: {difference:.1e}")
+    mean, var = kept[0]
+    print(f"Each of {len(kept)} devices keeps a running mean of {mean:.9f} mV and a variance of {var:.9f} mV^2.")
     if difference > 1e-9:
         sys.exit("The processes did not learn the same.")
+    if (
+        any(row != kept[0] for row in kept)
+        or max(abs(a - b) for a, b in zip(kept[0], kept_by_one[0], strict=True)) > 1e-9
+    ):
+        sys.exit("The processes did not keep the same.")
 
 
 def read_options() -> argparse.Namespace:
@@ -54,8 +64,11 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def launch(processes: int, devices: int, options: argparse.Namespace) -> list[float]:
-    """Start the processes and return the losses of the first; end with a sentence if one is lost."""
+def launch(processes: int, devices: int, options: argparse.Namespace) -> tuple[list[float], list[list[float]]]:
+    """Start the processes. Return the losses of the first, and the running mean and variance of every device of all.
+
+    End with a sentence if a process is lost.
+    """
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +84,8 @@ def launch(processes: int, devices: int, options: argparse.Namespace) -> list[fl
             ended = wait(started)
         if any(process.returncode for process in started):
             sys.exit(describe([process.returncode for process in started], ended, results))
-        return json.loads(results[0].read_text())["losses"]
+        found = [json.loads(path.read_text()) for path in results]
+        return found[0]["losses"], [row for each in found for row in each["kept"]]
 
 
 def wait(started: list[subprocess.Popen[bytes]]) -> dict[int, float]:
@@ -127,7 +141,7 @@ def worker(options: argparse.Namespace) -> None:
             options.address, options.processes, options.process, initialization_timeout=60, heartbeat_timeout_seconds=10
         )
     import brainstate
-    from multi_process_training import losses
+    from multi_process_training import kept, losses
 
     brainstate.environ.set(precision=64)
     found: list[float] = []
@@ -136,11 +150,12 @@ def worker(options: argparse.Namespace) -> None:
             found.append(loss)
             if options.lose == options.process and len(found) == options.updates // 2:
                 os.kill(os.getpid(), signal.SIGKILL)
+        statistics = kept()
     except Exception as error:
         said = f"{type(error).__name__} in update {len(found)}, {str(error).splitlines()[0]}"
         options.result.write_text(json.dumps({"error": said}))
         os._exit(1)  # not through jax.distributed.shutdown, which would wait for the lost process
-    options.result.write_text(json.dumps({"losses": found}))
+    options.result.write_text(json.dumps({"losses": found, "kept": statistics}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from brainstate.transform import grad, jit, scan, shard_map
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from braindnorm import LayerNorm
+from braindnorm import BatchNorm, LayerNorm
 
 AXIS = "neurons"
 NEURONS, SEGMENTS, LEAK, LEARNING_RATE, SEED = 64, 96, 0.95, 0.3, 0
@@ -81,6 +81,27 @@ def losses(updates: int) -> Iterator[float]:
     batch = [place(part, mesh, P()) for part in draw()]
     for _ in range(updates):
         yield float(update(*batch))
+
+
+def kept() -> list[list[float]]:
+    """Share the segments among all devices; return the mean and the variance that each device here keeps of them.
+
+    Segments differ in length, so devices differ in how many samples they have.
+    """
+    mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+    norm = BatchNorm(1, unit=u.mV, axis_name=AXIS, affine=False, momentum=0.0)
+    states = norm.running_mean, norm.running_var
+    for state in states:
+        state.value = place(state.value, mesh, P())
+    voltage, mask, _ = draw()
+    segments = P(None, AXIS)
+    pool = shard_map(
+        lambda voltage, mask: norm(voltage * u.mV, mask=mask).mantissa, mesh, in_specs=segments, out_specs=segments
+    )
+    with brainstate.environ.context(fit=True):
+        jit(pool)(*(place(part[..., None], mesh, segments) for part in (voltage, mask)))
+    shards = zip(*(state.value.addressable_shards for state in states), strict=True)
+    return [[float(np.asarray(shard.data)[0]) for shard in both] for both in shards]
 
 
 def draw() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

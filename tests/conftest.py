@@ -68,15 +68,34 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_programs() -> Iterator[None]:
-    """Let go of what a file compiled, or a worker grows by a gigabyte every thousand programs."""
-    yield
+def forget_programs() -> None:
+    """Let go of what was compiled, and give its memory back."""
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed in small pieces
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_after_each_file() -> Iterator[None]:
+    """Keep a worker from growing by a gigabyte every thousand programs."""
+    yield
+    forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def forget_when_memory_is_short() -> Iterator[None]:
+    """Let go within a file too, where it compiles much or needs large arrays."""
+    yield
+    if sys.platform == "linux" and resident() > 1.2:
+        forget_programs()
+
+
+def resident() -> float:
+    """Return the memory of this process, in GB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e9
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

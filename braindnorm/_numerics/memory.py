@@ -6,9 +6,11 @@ A step multiplies the weight of the past by :math:`k_t` and merges its own momen
 .. math:: M_t = (k_t \odot M_{t-1}) \oplus m_t ,
 
 with :math:`k_t` the decay in a step with something valid, 1 in one without, and 0 at a reset. Both operations are
-associative, so ``jax.lax.associative_scan`` gives all :math:`M_t` at once.
+associative, so the steps may be merged in blocks, all blocks at the same time.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +22,8 @@ from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
 # how fast the past fades: a number, or one that is traced
 Rate = float | jax.Array
+# up to as many, one step after the other is as fast as blocks of them
+FEW_STEPS = 32
 
 
 class Memory(NamedTuple):
@@ -85,8 +89,27 @@ def advance(memory: Memory, steps: Steps, rate: Rate) -> Memory:
 
 
 def replay(memory: Memory, steps: Steps, rate: Rate, reset: jax.Array | None) -> Memory:
-    """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it."""
-    return _after(memory, jax.lax.associative_scan(_then, _span(steps, rate, reset)))
+    """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it.
+
+    The steps are cut into about as many blocks as a block has steps. All blocks run through theirs at the same time,
+    each from an empty memory; then one block after the other is merged into the memory; and then each step is merged
+    into the memory before its block. So a program of any length is two loops and a merge, quick to compile; a few steps
+    are one loop.
+    """
+    span = _span(steps, rate, reset)
+    num_steps = len(span.count)
+    if num_steps <= FEW_STEPS:
+        return jax.lax.scan(_onward, memory, span)[1]
+    length = math.isqrt(num_steps - 1) + 1
+    blocks = _blocks(span, length)
+    empty = Memory.empty(blocks.count.shape[1:], blocks.m2.dtype)
+    _, within = jax.lax.scan(
+        partial(_then, jnp.asarray(rate, span.m2.dtype)), (jnp.zeros_like(blocks.rate[0]), empty), blocks
+    )
+    _, before = jax.lax.scan(_past, memory, jax.tree.map(lambda v: v[-1], within))
+    after = _after(before, within)
+    flat: Memory = jax.tree.map(lambda v: v.swapaxes(0, 1).reshape(-1, *v.shape[2:])[:num_steps], after)
+    return flat
 
 
 def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
@@ -110,13 +133,39 @@ def _span(steps: Steps, rate: Rate, reset: jax.Array | None) -> _Span:
     return _Span(fading, steps.count, mean, steps.m2)
 
 
-def _then(a: _Span, b: _Span) -> _Span:
-    """Return the span of `a` and then `b`. In a tree of spans few sums follow each other: one term does for most."""
-    weight = jnp.exp(-b.rate)
-    left = a.count * weight
-    mean, between = _between(left, a.mean, b)
-    faded = jnp.where(left == 0, 0, a.m2 * weight)
-    return _Span(a.rate + b.rate, left + b.count, mean, faded + b.m2 + between)
+def _blocks(span: _Span, length: int) -> _Span:
+    """Return the steps as (step of a block, block, ...). What fills the last block holds nothing and fades nothing."""
+    missing = -len(span.count) % length
+
+    def cut(v: jax.Array) -> jax.Array:
+        filled = jnp.concatenate([v, jnp.zeros((missing, *v.shape[1:]), v.dtype)]) if missing else v
+        return filled.reshape(-1, length, *v.shape[1:]).swapaxes(0, 1)
+
+    cut_span: _Span = jax.tree.map(cut, span)
+    return cut_span
+
+
+def _then(rate: jax.Array, earlier: tuple[jax.Array, Memory], step: _Span) -> tuple[tuple[jax.Array, Memory], _Span]:
+    """Return what a block holds after one more of its steps: to go on from, and as a span.
+
+    The steps that fade are counted, and their rates not added up one by one: the same error in each step would grow.
+    """
+    fading = earlier[0] + jnp.where(jnp.isinf(step.rate), jnp.inf, jnp.where(step.rate == 0, 0.0, 1.0))
+    memory = _after(earlier[1], step)
+    forgets = jnp.isinf(fading)
+    faded = jnp.where(forgets, 0, fading) * jnp.where(jnp.isinf(rate), 0, rate)
+    return (fading, memory), _Span(jnp.where(forgets, jnp.inf, faded), memory.count.value, memory.mean, memory.m2.value)
+
+
+def _onward(memory: Memory, step: _Span) -> tuple[Memory, Memory]:
+    """Return the memory after a step: to go on from, and as a result."""
+    after = _after(memory, step)
+    return after, after
+
+
+def _past(memory: Memory, block: _Span) -> tuple[Memory, Memory]:
+    """Return the memory after a block, and the one before it."""
+    return _after(memory, block), memory
 
 
 def _after(memory: Memory, span: _Span) -> Memory:

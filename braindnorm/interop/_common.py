@@ -11,15 +11,16 @@ from brainstate import ParamState, nn
 from .. import units
 from .._numerics.axes import as_size
 from ..errors import ConversionError
-from ..layers import GroupNorm, LayerNorm, RMSNorm
+from ..layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from ..layers._affine import is_plain, weight_name
 from ..units import Mantissa, Shape
 
-Norm = LayerNorm | RMSNorm | GroupNorm
+Norm = LayerNorm | RMSNorm | GroupNorm | BatchNorm
 # a module of another package: no type of it is known where the package is not installed
 Foreign = Any
 LayerT = TypeVar("LayerT", bound=nn.Module)
 KINDS = ("GroupNorm", "LayerNorm", "RMSNorm")
+WITH_BATCH = ("BatchNorm", *KINDS)
 # brainstate's and flax's norms give values at masked positions too, and what is converted keeps them.
 AS_THERE = {"masked_output": "normalize"}
 

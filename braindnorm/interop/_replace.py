@@ -9,12 +9,12 @@ import brainstate
 
 from ..errors import OptionError, named
 from ..layers._module import NormModule
-from ._common import KINDS, state_of
 from ._swap import Path, Swap, swap
-from .brainstate import from_brainstate
+from .brainstate import KINDS_THERE, from_brainstate
 
 __all__ = ["Left", "Replaced", "replace_norms"]
 
+_STATES = ("weight", "scale", "running_mean", "running_var")
 # LayerNorm, BatchNorm2d, InstanceNormalization; not NormalReg
 _NAME = re.compile(r"norm(alization)?(layer)?(\dd)?$", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ class Replaced(list[Swap]):
 
 @named("replace_norms")
 def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
-    """Replace every LayerNorm, RMSNorm and GroupNorm of ``brainstate.nn`` in a model by ours, in place.
+    """Replace every norm of ``brainstate.nn`` in a model by ours, in place.
 
     Parameters
     ----------
@@ -80,41 +80,46 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
 
     Notes
     -----
-    The weights are kept, with their paths: checkpoints of the model still load. What was shared (a norm that stands in
-    two places, two norms with one state) is still shared. The states are new, so replace first, and then hand the
-    model to an optimizer.
+    LayerNorm, RMSNorm, GroupNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d and BatchNorm3d are replaced. The weights and
+    running statistics are kept, with their paths: checkpoints of the model still load. What was shared (a norm that
+    stands in two places, two norms with one state) is still shared. The states are new, so replace first, and then hand
+    the model to an optimizer.
 
     Examples
     --------
     >>> import brainstate
     >>> from braindnorm import replace_norms
-    >>> net = brainstate.nn.Sequential(brainstate.nn.LayerNorm(4), brainstate.nn.BatchNorm0d(4))
+    >>> class RowNorm(brainstate.nn.Module):
+    ...     pass
+    >>> net = brainstate.nn.Sequential(brainstate.nn.LayerNorm(4), brainstate.nn.BatchNorm0d(4), RowNorm())
     >>> print(replace_norms(net))
     replaced layers.0: LayerNorm
-    left layers.1: BatchNorm0d, which has no counterpart in braindnorm
+    replaced layers.1: BatchNorm0d
+    left layers.2: RowNorm, which has no counterpart in braindnorm
     """
-    originals = [getattr(brainstate.nn, kind) for kind in KINDS]
+    originals = [getattr(brainstate.nn, kind) for kind in KINDS_THERE]
     if type(model) in originals:
         raise OptionError(
             f"the model is itself a brainstate.nn.{type(model).__name__}, which has no place to be"
             " replaced in. Write braindnorm.interop.from_brainstate(model)."
         )
     new: dict[int, brainstate.nn.Module] = {}
-    states: dict[int, brainstate.ParamState | None] = {}
+    states: dict[int, Any] = {}
     nodes = brainstate.graph.nodes(model)
     for module in nodes.values():
         if type(module) in originals:
             layer = new[id(module)] = from_brainstate(module, **options)
-            attribute = "scale" if type(module) is brainstate.nn.RMSNorm else "weight"
-            setattr(layer, attribute, states.setdefault(id(state_of(module)), state_of(layer)))
+            for key in _STATES:
+                if getattr(module, key, None) is not None and hasattr(layer, key):
+                    setattr(layer, key, states.setdefault(id(getattr(module, key)), getattr(layer, key)))
     others = [(path, module) for path, module in nodes.items() if id(module) not in new and _is_norm(module)]
     left = [Left(path, module, _reason(module)) for path, module in others if not isinstance(module, NormModule)]
     report = Replaced(swap(model, new), left)
     if not new and len(left) == len(others):
         told = f": it left alone\n{report}" if left else ": there is none inside."
         warnings.warn(
-            f"replace_norms found no LayerNorm, RMSNorm or GroupNorm of brainstate.nn in this {type(model).__name__}"
-            f"{told}",
+            "replace_norms found no LayerNorm, RMSNorm, GroupNorm or BatchNorm of brainstate.nn in this"
+            f" {type(model).__name__}{told}",
             stacklevel=3,
         )
     return report
@@ -126,7 +131,7 @@ def _is_norm(module: object) -> bool:
 
 
 def _reason(module: object) -> str:
-    for kind in KINDS:
+    for kind in KINDS_THERE:
         if isinstance(module, getattr(brainstate.nn, kind)):
             return f"a subclass of brainstate.nn.{kind}, which may compute something else: convert its parts"
     return "which has no counterpart in braindnorm"

@@ -1,7 +1,7 @@
 """flax's norms, of nnx and of linen, there and back."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,14 +9,27 @@ import jax
 from .._numerics.axes import Axes, as_axes
 from .._optional import package
 from ..errors import named
-from ..layers import GroupNorm, LayerNorm, RMSNorm
-from ._common import AS_THERE, KINDS, Foreign, Norm, check_expressible, epsilon_of, load, refuse, unknown, weights_of
+from ..layers import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from ._batch_norm import BATCH_NORMS, affine_of, check_batch_norm, load_batch_norm
+from ._common import (
+    AS_THERE,
+    WITH_BATCH,
+    Foreign,
+    Norm,
+    check_expressible,
+    epsilon_of,
+    lacks,
+    load,
+    unknown,
+    weights_of,
+)
+from ._flax_arrays import collections_of, features_of, size_of, statistics_of, variables_of, weights_in
 from ._shapes import check_channels_last
 
 __all__ = ["from_flax", "to_flax", "to_linen"]
 
 # Options of the same name and meaning there and here.
-_SHARED = ("epsilon", "dtype", "axis_name", "axis_index_groups", "reduction_axes")
+_SHARED = ("epsilon", "dtype", "axis_name", "axis_index_groups")
 # The two-pass variance: the one of flax's two that is as careful as ours.
 _CAREFUL = {"use_fast_variance": False}
 
@@ -28,14 +41,15 @@ def from_flax(
     in_size: Axes | None = None,
     **options: Any,
 ) -> Norm:
-    """Build our layer from ``LayerNorm``, ``RMSNorm`` or ``GroupNorm`` of ``flax.nnx`` or ``flax.linen``.
+    """Build our layer from ``LayerNorm``, ``RMSNorm``, ``GroupNorm`` or ``BatchNorm``, of ``flax.nnx`` or of linen.
 
     Parameters
     ----------
     module : nnx.Module or linen.Module
         The norm.
     variables : dict, optional
-        What ``init`` of a linen module returned, ``{'params': {'scale': ..., 'bias': ...}}``.
+        What ``init`` of a linen module returned, ``{'params': {'scale': ..., 'bias': ...}}``, of a batch norm with
+        ``'batch_stats': {'mean': ..., 'var': ...}``.
     in_size : int or sequence of int, optional
         The size of the input without its batch axes. Needed where the module does not tell it: several feature axes, or
         a linen module without parameters.
@@ -45,13 +59,14 @@ def from_flax(
 
     Returns
     -------
-    LayerNorm, RMSNorm or GroupNorm
-        With the same values. Scale and bias are in `out_unit`.
+    LayerNorm, RMSNorm, GroupNorm or BatchNorm
+        With the same values. Scale and bias are in `out_unit`, running statistics in `unit` and its square. The phase
+        of a batch norm is not ``use_running_average``, but `fit` in ``brainstate.environ``.
 
     Raises
     ------
     ConversionError
-        If it is of another class, or its size is not known.
+        If it is of another class, its size is not known, or a batch norm has one of scale and bias.
     PackageError
         If flax is not installed.
 
@@ -61,12 +76,19 @@ def from_flax(
     """
     linen, nnx = package("flax.linen"), package("flax.nnx")
     kind = type(module).__name__
-    if kind not in KINDS or type(module) not in (getattr(nnx, kind), getattr(linen, kind)):
-        unknown(module, KINDS)
-    scale, bias = _weights(module, variables) if isinstance(module, linen.Module) else _variables(module)
-    features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes")
+    if kind not in WITH_BATCH or type(module) not in (getattr(nnx, kind), getattr(linen, kind)):
+        unknown(module, WITH_BATCH)
+    scale, bias = weights_in(module, variables) if isinstance(module, linen.Module) else variables_of(module)
     arguments = {key: getattr(module, key) for key in _SHARED} | AS_THERE
-    arguments |= {"use_scale": module.use_scale, "in_size": _size(module, features, in_size, scale, bias)}
+    if kind == "BatchNorm":
+        mean, var = statistics_of(module, variables)
+        features = as_axes(module.axis, option="axis")
+        arguments |= {"momentum": module.momentum, "feature_axis": features}
+        arguments |= {"in_size": size_of(module, features, in_size, mean), **affine_of(module, scale, bias, options)}
+        return load_batch_norm(BatchNorm(**{**arguments, **options}), scale, bias, mean, var)
+    features = as_axes(getattr(module, "feature_axes", -1), option="feature_axes")
+    size = size_of(module, features, in_size, scale if bias is None else bias)
+    arguments |= {"reduction_axes": module.reduction_axes, "use_scale": module.use_scale, "in_size": size}
     if kind == "RMSNorm":
         return load(RMSNorm(**{**arguments, "feature_axes": features, **options}), scale)
     arguments |= {"use_bias": module.use_bias}
@@ -78,7 +100,7 @@ def from_flax(
 
 @named("to_flax")
 def to_flax(layer: Norm) -> Foreign:
-    """Build ``nnx.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
+    """Build ``nnx.LayerNorm``, ``RMSNorm``, ``GroupNorm`` or ``BatchNorm`` from our layer.
 
     Parameters
     ----------
@@ -99,17 +121,22 @@ def to_flax(layer: Norm) -> Foreign:
         If flax is not installed.
     """
     nnx = package("flax.nnx")
-    options = _options(layer, f"flax.nnx.{type(layer).__name__}")
-    module = getattr(nnx, type(layer).__name__)(math.prod(_features(layer)), **options, rngs=nnx.Rngs(0))
-    for key, value in zip(("scale", "bias"), weights_of(layer), strict=True):
-        if value is not None:
-            setattr(module, key, nnx.Param(value.reshape(-1)))
+    kind = _kind(layer)
+    options = _options(layer, f"flax.nnx.{kind}")
+    if isinstance(layer, BatchNorm) and len(layer.feature_axes) > 1:
+        what, remedy = f"feature_axes={layer.feature_axes}", "Convert it by to_linen, or reshape the input."
+        lacks(layer, what, f"flax.nnx.{kind}", remedy)
+    module = getattr(nnx, kind)(math.prod(features_of(layer)), **options, rngs=nnx.Rngs(0))
+    for collection, values in collections_of(layer).items():
+        variable = nnx.Param if collection == "params" else nnx.BatchStat
+        for key, value in values.items():
+            setattr(module, key, variable(value.reshape(-1)))
     return module
 
 
 @named("to_linen")
 def to_linen(layer: Norm) -> tuple[Foreign, dict[str, dict[str, jax.Array]]]:
-    """Build ``linen.LayerNorm``, ``RMSNorm`` or ``GroupNorm`` from our layer.
+    """Build ``linen.LayerNorm``, ``RMSNorm``, ``GroupNorm`` or ``BatchNorm`` from our layer.
 
     Parameters
     ----------
@@ -121,7 +148,8 @@ def to_linen(layer: Norm) -> tuple[Foreign, dict[str, dict[str, jax.Array]]]:
     module : linen.Module
         With the same values, by the careful variance (``use_fast_variance=False``).
     variables : dict
-        For ``module.apply(variables, x)``: ``{'params': {'scale': ..., 'bias': ...}}``.
+        For ``module.apply(variables, x)``: ``{'params': {'scale': ..., 'bias': ...}}``, of a batch norm with
+        ``'batch_stats': {'mean': ..., 'var': ...}``. Its call says ``use_running_average``.
 
     Raises
     ------
@@ -131,20 +159,24 @@ def to_linen(layer: Norm) -> tuple[Foreign, dict[str, dict[str, jax.Array]]]:
         If flax is not installed.
     """
     linen = package("flax.linen")
-    options = _options(layer, f"flax.linen.{type(layer).__name__}")
-    params = {
-        key: value.reshape(_features(layer))
-        for key, value in zip(("scale", "bias"), weights_of(layer), strict=True)
-        if value is not None
-    }
-    return getattr(linen, type(layer).__name__)(**options), {"params": params}
+    options = _options(layer, f"flax.linen.{_kind(layer)}")
+    return getattr(linen, _kind(layer))(**options), collections_of(layer)
+
+
+def _kind(layer: Any) -> str:
+    """Return the name of flax's norm."""
+    return "BatchNorm" if isinstance(layer, BatchNorm) else type(layer).__name__
 
 
 def _options(layer: Any, target: str) -> dict[str, Any]:
     """Return our options as arguments of flax's norm of the same name."""
-    if type(layer) not in (LayerNorm, RMSNorm, GroupNorm):
-        unknown(layer, KINDS)
-    check_expressible(layer, target, has=("axis_name", "axis_index_groups", "dtype"))
+    if type(layer) not in (LayerNorm, RMSNorm, GroupNorm, *BATCH_NORMS):
+        unknown(layer, WITH_BATCH)
+    has = ("axis_name", "axis_index_groups", "dtype")
+    if isinstance(layer, BatchNorm):
+        check_batch_norm(layer, target, unbiased=False, has=has)
+    else:
+        check_expressible(layer, target, has=has)
     scale, bias = weights_of(layer)
     options = {key: getattr(layer, key) for key in _SHARED} | {"use_scale": scale is not None, **_CAREFUL}
     options["epsilon"] = epsilon_of(layer)
@@ -153,50 +185,12 @@ def _options(layer: Any, target: str) -> dict[str, Any]:
         options["param_dtype"] = weight.dtype
     if not isinstance(layer, RMSNorm):
         options["use_bias"] = bias is not None
+    features = tuple(axis - len(layer.in_size) for axis in layer.feature_axes)
+    if isinstance(layer, BatchNorm):
+        axis = features[0] if len(features) == 1 else features
+        return options | {"axis": axis, "momentum": layer.momentum}
+    options["reduction_axes"] = layer.reduction_axes
     if isinstance(layer, GroupNorm):
         check_channels_last(layer, target)
-        options["num_groups"] = layer.num_groups
-    else:
-        options["feature_axes"] = tuple(axis - len(layer.in_size) for axis in layer.feature_axes)
-    return options
-
-
-def _features(layer: Any) -> tuple[int, ...]:
-    """Return the lengths of the feature axes."""
-    return tuple(layer.in_size[axis] for axis in layer.feature_axes)
-
-
-def _variables(module: Foreign) -> tuple[Any, Any]:
-    """Return scale and bias of an nnx module."""
-    both = (getattr(module, key, None) for key in ("scale", "bias"))
-    scale, bias = (None if variable is None else variable[...] for variable in both)
-    return scale, bias
-
-
-def _weights(module: Foreign, variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
-    """Return scale and bias from the variables of a linen module."""
-    params = (variables or {}).get("params", {})
-    for key in ("scale", "bias"):
-        if getattr(module, f"use_{key}", False) and key not in params:
-            remedy = "Pass what module.init returned: from_flax(module, variables)."
-            refuse(type(module).__name__, f"of linen has a {key}, but the variables hold none", remedy)
-    return params.get("scale"), params.get("bias")
-
-
-def _size(module: Foreign, features: Sequence[int], in_size: Any, scale: Any, bias: Any) -> Any:
-    """Return `in_size`, or the number of features where the last axis holds them all."""
-    kind = type(module).__name__
-    if max(features) >= 0:
-        remedy = "Write them as negative numbers, which count from the right."
-        refuse(kind, f"counts feature_axes={tuple(features)} from the left of an input of unknown rank", remedy)
-    if in_size is not None:
-        return in_size
-    weight = scale if bias is None else bias
-    groups: list[Any] = [getattr(module, key, None) for key in ("num_groups", "group_size")]
-    known = getattr(module, "num_features", None if weight is None else weight.size)
-    if known is None and all(groups):
-        known = math.prod(groups)
-    if known is None or tuple(features) != (-1,):
-        remedy = "Give in_size, the size of the input without its batch axes."
-        refuse(kind, f"does not tell how long its feature axes {tuple(features)} are", remedy)
-    return known
+        return options | {"num_groups": layer.num_groups}
+    return options | {"feature_axes": features}

@@ -1,7 +1,5 @@
 """The learned scale and bias of a layer: how they are made, and how they are applied."""
 
-import inspect
-import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn, Self, overload
 
@@ -13,11 +11,12 @@ from brainstate import ParamState
 
 from .. import units
 from .._numerics.axes import feature_shape
-from ..errors import AxisError, DtypeError, NormWarning, OptionError
+from ..errors import AxisError, DtypeError, OptionError
 from ..functional._dtypes import result_dtype
 from ..units import Mantissa, QuantityLike, Result, Shape, Unit
 from ._norm import AffineModule
 from ._per_step import at_step
+from ._warn import warn_user
 from ._wiring import label
 
 
@@ -121,16 +120,10 @@ def _warn_of_a_negative_scale(scale: Mantissa, unit: Unit | None, layer: AffineM
     if value is None or not (value < 0).all():
         return
     first = f"{value.flat[0]}" if unit is None else f"{value.flat[0]} {unit}"
-    level, frame = 1, inspect.currentframe()
-    # up to the line that makes the layer: past its decorated __init__ and brainstate's metaclass
-    while frame is not None and frame.f_globals["__name__"].partition(".")[0] in ("braindnorm", "brainstate"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
+    warn_user(
         f"{label(layer)}: the initial scale is negative everywhere (the first is {first}), so what is above the mean"
         " comes out below it. For a threshold-dependent scale write Constant(alpha * (V_th - V_rest)): V_th itself is"
-        " usually negative, its distance from rest is not.",
-        NormWarning,
-        stacklevel=level,
+        " usually negative, its distance from rest is not."
     )
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import OptionError, PhaseError, named
 from ..masks._blocks import staged
+from ._never_updated import look_if_unseen
 from ._wiring import label
 
 _KEY = jax.make_user_context(None)
@@ -171,6 +172,7 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
         with named(label(layer)):
             if check and not _TEMPLATE.copy().stack_level:
                 _check_kept(layer)
+                look_if_unseen(layer)
             return _current(layer)
 
     return _Asked(ask)

@@ -12,6 +12,7 @@ from .. import units
 from ..errors import AxisError, AxisNameError, OptionError, UnitError, named
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
+from ._never_updated import look, trust
 from ._wiring import label
 
 
@@ -37,8 +38,15 @@ def running_of(layer: Any) -> Statistics:
     return Statistics(0, units.restore(mean, unit), units.restore(var, unit**2))  # type: ignore[arg-type]  # not kept
 
 
+def known_to(layer: Any) -> Statistics:
+    """Return the running statistics that a layer evaluates by, and warn if nobody has touched them."""
+    look(layer)
+    return running_of(layer)
+
+
 def remember(layer: Any, statistics: Statistics) -> None:
     """Update the running statistics, once, by those of a call."""
+    trust(layer)
     kept = update_running(running_of(layer), statistics, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):

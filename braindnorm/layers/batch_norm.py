@@ -21,7 +21,7 @@ from ._affine import NormParam, ReadOut, affine_arguments, check_features, expla
 from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
 from ._phase import Frozen, trains
-from ._running import RunningReadOut, check_one_unit, check_rank, make_running, remember, running_of
+from ._running import RunningReadOut, check_one_unit, check_rank, known_to, make_running, remember
 from ._wiring import call_options, check_name, keep_flags, keep_options
 
 
@@ -233,7 +233,7 @@ class BatchNorm(AffineModule):
         """
         check_features(self, x, self.running_mean if self.weight is None else self.weight)
         check_one_unit(self, x)
-        running = running_of(self) if self.track_running_stats and not trains(self) else None
+        running = known_to(self) if self.track_running_stats and not trains(self) else None
         options = affine_arguments(self, self.weight, x) | call_options(self, x, mask)
         y, statistics = functional.batch_norm(x, running=running, feature_axis=self._channels, **options)
         if self.track_running_stats and running is None:

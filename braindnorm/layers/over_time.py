@@ -68,8 +68,8 @@ class OverTime(NormModule):
     make it with ``init_state(batch_size)``, clear it with ``reset_state()``, and read it with :attr:`statistics`. In a
     step where nothing is valid it stays as it is, bit for bit: such a step does not decay it either.
 
-    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once by
-    ``jax.lax.associative_scan``. Both start from the memory, leave it as it is at the end, and give the same numbers.
+    :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once.
+    Both start from the memory, leave it as it is at the end, and give the same numbers.
 
     Scale and bias of each step (`param_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
     environment.

@@ -37,8 +37,8 @@ def plot(records: Rows, times: QuantityLike | None = None) -> Figure:
     -------
     matplotlib.figure.Figure
         A row a norm (and a row for each dimension that its input had): left the input, right the output, each as mean
-        and mean ± standard deviation, with its unit on the axis. Where elements were masked, their share is in grey, on
-        an axis of its own.
+        and mean ± standard deviation, with its unit on the axis. What a BatchNorm keeps is dashed, left. Where elements
+        were masked, their share is in grey, on an axis of its own.
 
     Raises
     ------
@@ -67,6 +67,8 @@ def plot(records: Rows, times: QuantityLike | None = None) -> Figure:
         along, time_unit = _times(times, read)
         _band(axes[0], along, read.mean, read.std, "input")
         _band(axes[1], along, read.out_mean, read.out_std, "output")
+        if np.isfinite(np.asarray(units.strip(read.running_mean, None)[0])).any():
+            _dashed(axes[0], along, read.running_mean, read.running_std)
         axes[0].set_title(title, loc="left")
         if np.any(read.masked > 0):
             _masked(axes[0], along, read.masked)
@@ -108,6 +110,13 @@ def _band(axes: Axes, along: np.ndarray, mean: QuantityLike, std: QuantityLike, 
     (line,) = axes.plot(along, centre)
     axes.fill_between(along, centre - spread, centre + spread, color=line.get_color(), alpha=0.25, linewidth=0)
     axes.set_ylabel(_with_unit(what, unit))
+
+
+def _dashed(axes: Axes, along: np.ndarray, mean: QuantityLike, std: QuantityLike) -> None:
+    centre, spread = (np.asarray(units.strip(v, None)[0]) for v in (mean, std))
+    for shift, width, text in ((0, 1.5, "running"), (-1, 0.8, None), (1, 0.8, None)):
+        axes.plot(along, centre + shift * spread, "--", color="0.2", linewidth=width, label=text)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _masked(axes: Axes, along: np.ndarray, share: np.ndarray) -> None:

@@ -42,7 +42,7 @@ class Recorded(brainstate.nn.Module):
 
     Notes
     -----
-    A call costs one more pass over the data, and the run keeps 12 numbers a call: no batch axis, whatever is batched.
+    A call costs one more pass over the data, and the run keeps 15 numbers a call: no batch axis, whatever is batched.
     Derivatives pass it by. Under ``vmap`` the batch counts as one input. ``init_state`` begins a new record.
 
     Examples
@@ -120,8 +120,9 @@ class Recorded(brainstate.nn.Module):
         record = record_of(self._rows(kinds[0] if kinds else 0), came, out_unit)
         if unit is None:
             return record
-        mean, std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in (record.mean, record.std))
-        return record._replace(mean=mean, std=std)
+        of_input = (record.mean, record.std, record.running_mean, record.running_std)
+        mean, std, kept_mean, kept_std = (units.restore(np.asarray(units.strip(v, unit)[0]), unit) for v in of_input)
+        return record._replace(mean=mean, std=std, running_mean=kept_mean, running_std=kept_std)
 
     def check(self, *, warn: bool = True) -> list[str]:
         """Look for what is nearly always a mistake.

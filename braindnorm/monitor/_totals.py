@@ -20,7 +20,9 @@ from ..units import HostResult, Mantissa, QuantityLike, Shape, Unit
 AnyNorm = Norm | OverTime | DivisiveNorm
 
 # The sums, in the order in which they are kept.
-SUMS = ("elements", "valid", "total", "m2", "out_total", "out_m2", "silent", "spikes", "groups", "single", "flat")
+_GROUPS = ("elements", "valid", "total", "m2", "out_total", "out_m2", "silent", "spikes", "groups", "single", "flat")
+_RUNNING = ("kept", "kept_mean", "kept_var")
+SUMS = _GROUPS + _RUNNING
 
 
 class Record(NamedTuple):
@@ -29,7 +31,8 @@ class Record(NamedTuple):
     `count` is how many valid elements there were and `masked` the share of those that were not. `mean` and `std` are of
     the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups
     of this step (what the norm divides by, but for an RMSNorm, a DivisiveNorm and an OverTime). `out_mean` and
-    `out_std` are the same of the output, in its unit.
+    `out_std` are the same of the output, in its unit. `running_mean` and `running_std` are what a BatchNorm keeps after
+    the call, mean and root of the mean variance over its channels; NaN of the other norms.
     """
 
     count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
@@ -38,6 +41,8 @@ class Record(NamedTuple):
     std: HostResult
     out_mean: HostResult
     out_std: HostResult
+    running_mean: HostResult
+    running_std: HostResult
 
 
 def totals_of(norm: AnyNorm, call: Call, unit: Unit, out_unit: Unit) -> jax.Array:
@@ -68,7 +73,8 @@ def _row(norm: AnyNorm, step: tuple[jax.Array, ...], epsilon: Mantissa | None) -
     single = jnp.zeros_like(several) if epsilon is None else count == 1
     # a group's sums stand at each of its channels
     copies = 1 if reduction.channel_axis is None else x.shape[reduction.channel_axis] // reduction.num_groups
-    sums = (elements, count, *_sums(moments, count), *_sums(written, count), silent, spikes, several, single, flat)
+    sums = [elements, count, *_sums(moments, count), *_sums(written, count), silent, spikes, several, single, flat]
+    sums += _running(norm, x.dtype)
     added: jax.Array = _over_batch(jnp.stack([jnp.sum(jnp.broadcast_to(v, count.shape)) / copies for v in sums]))
     return added
 
@@ -78,6 +84,7 @@ def record_of(rows: np.ndarray, unit: Unit, out_unit: Unit) -> Record:
     column = dict(zip(SUMS, rows.T, strict=True))
     valid = np.where(column["valid"] > 0, column["valid"], np.nan)
     std, out_std = (np.sqrt(column[key] / valid) for key in ("m2", "out_m2"))
+    kept = np.where(column["kept"] > 0, column["kept"], np.nan)
     return Record(
         column["valid"],
         1 - column["valid"] / column["elements"],
@@ -85,6 +92,8 @@ def record_of(rows: np.ndarray, unit: Unit, out_unit: Unit) -> Record:
         units.restore(std, unit),
         units.restore(column["out_total"] / valid, out_unit),
         units.restore(out_std, out_unit),
+        units.restore(column["kept_mean"] / kept, unit),
+        units.restore(np.sqrt(column["kept_var"] / kept), unit),
     )
 
 
@@ -103,6 +112,14 @@ def _reduction(norm: AnyNorm, shape: Shape) -> Reduction:
     """Return what the statistics of a step of this shape run over."""
     stepped = norm.norm if isinstance(norm, OverTime) else norm
     return stepped.reduction(shape)
+
+
+def _running(norm: AnyNorm, dtype: jnp.dtype) -> list[jax.Array]:
+    """Return 1, the running mean and the running variance of each channel; zeros where a norm keeps none."""
+    stepped = norm.norm if isinstance(norm, OverTime) else norm
+    states = [getattr(stepped, key, None) for key in ("running_mean", "running_var")]
+    values = [jnp.zeros((), dtype) if state is None else state.value.astype(dtype) for state in states]
+    return [jnp.full((), states[0] is not None, dtype), *values]
 
 
 def _sums(moments: Moments, count: jax.Array) -> tuple[jax.Array, jax.Array]:

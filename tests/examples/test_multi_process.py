@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import multi_process
+import multi_process_training
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,15 @@ def test_several_processes_learn_what_one_learns() -> None:
     assert len(losses) == 6
     assert all(abs(several - single) < 1e-9 for several, single in losses)
     assert all(after[0] < before[0] for before, after in pairwise(losses))
+    told = re.search(
+        r"^Each of 4 devices keeps a running mean of (\S+) mV and a variance of (\S+) mV\^2\.$", done.stdout, re.M
+    )
+    assert told, done.stdout
+    voltage, mask, _ = multi_process_training.draw()  # segments of other lengths on other devices
+    shares = np.broadcast_to(mask, voltage.shape).reshape(len(mask), 4, -1).sum((0, 2))
+    assert len(set(shares.tolist())) == 4
+    valid = voltage[np.broadcast_to(mask, voltage.shape)]
+    np.testing.assert_allclose([float(told[1]), float(told[2])], [valid.mean(), valid.var()], rtol=0, atol=2e-9)
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from brainstate import nn
 
-from braindnorm import GroupNorm, LayerNorm, NormParam, RMSNorm
+import braindnorm
+from braindnorm import BatchNorm, BatchNorm0d, GroupNorm, LayerNorm, NormParam, RMSNorm
 from braindnorm.errors import ConversionError
 from braindnorm.interop import from_brainstate, to_brainstate
 
@@ -115,7 +116,11 @@ def test_a_state_of_another_class_goes_over_as_it_is() -> None:
         (LayerNorm(8, epsilon=0.1 * u.mV), "a unit in epsilon"),
         (GroupNorm((6, 4), 0, num_groups=2), "channels on axis -2"),
         (GroupNorm(6, num_groups=2, reduction_axes=-2), r"reduction_axes=\(-2,\)"),
-        (nn.LayerNorm(8), "takes GroupNorm, LayerNorm, RMSNorm"),
+        (BatchNorm(8, unbiased=True), "has unbiased=True, which brainstate.nn.BatchNorm0d lacks"),
+        (BatchNorm0d(8, frozen=True), "has frozen=True, which .* Set layer.frozen = False"),
+        (BatchNorm0d(8, track_running_stats=False), "has track_running_stats=False"),
+        (BatchNorm((2, 2, 2, 2, 8)), "has 4 axes of space in in_size="),
+        (nn.LayerNorm(8), "takes BatchNorm, BatchNorm0d, .*, GroupNorm, LayerNorm, RMSNorm"),
     ],
 )
 def test_what_brainstate_lacks_is_named(layer: LayerNorm, message: str) -> None:
@@ -127,8 +132,8 @@ def test_other_classes_are_refused() -> None:
     class Own(nn.LayerNorm):
         pass
 
-    for other in (Own(8), LayerNorm(8), nn.BatchNorm0d(8)):
-        with pytest.raises(ConversionError, match="takes GroupNorm, LayerNorm, RMSNorm"):
+    for other in (Own(8), LayerNorm(8), BatchNorm0d(8)):
+        with pytest.raises(ConversionError, match=r"takes BatchNorm0d, .*, GroupNorm, LayerNorm, RMSNorm"):
             from_brainstate(other)
 
 
@@ -137,3 +142,49 @@ def test_a_dtype_that_was_given_is_kept() -> None:
     assert from_brainstate(nn.LayerNorm(8, dtype=jnp.float16)).dtype == jnp.float16
     with brainstate.environ.context(precision=64):
         assert from_brainstate(nn.LayerNorm(8)).dtype is None
+
+
+# a batch norm: how it is made, and the shape of an input
+BATCH_NORMS: dict[str, Any] = {
+    "0d": (lambda: nn.BatchNorm0d(8, momentum=0.7), (5, 8)),
+    "1d, masked": (lambda: nn.BatchNorm1d((4, 8), epsilon=0.1), (5, 4, 8)),
+    "2d": (lambda: nn.BatchNorm2d((3, 2, 8)), (5, 3, 2, 8)),
+    "3d, plain": (lambda: nn.BatchNorm3d((2, 3, 2, 8), affine=False), (5, 2, 3, 2, 8)),
+}
+
+
+def step_and_evaluation(layer: Any, shape: tuple[int, ...], mask: Any) -> list[np.ndarray]:
+    with brainstate.environ.context(fit=True):
+        trained = layer(normal(shape), mask=mask)
+    with brainstate.environ.context(fit=False):
+        evaluated = layer(normal(shape, seed=1), mask=mask)
+    return [np.asarray(v) for v in (trained, evaluated, layer.running_mean.value, layer.running_var.value)]
+
+
+@pytest.mark.parametrize("case", BATCH_NORMS)
+def test_batch_norms_there_and_back(case: str) -> None:
+    """A training step and an evaluation after it, at masked positions too; what is kept has the same shapes."""
+    make, shape = BATCH_NORMS[case]
+    module, mask = make(), np.arange(np.prod(shape)).reshape(shape) % 5 > 1 if "masked" in case else None
+    for number, state in enumerate(module.states().values()):
+        state.value = jax.tree.map(lambda a, seed=number: jnp.abs(normal(a.shape, seed)) + 0.5, state.value)
+    layer = from_brainstate(module)
+    back = to_brainstate(layer)
+    assert type(layer) is getattr(braindnorm, type(module).__name__) and type(back) is type(module)
+    shapes = [jax.tree.map(jnp.shape, {path: s.value for path, s in norm.states().items()}) for norm in (module, layer)]
+    assert shapes[0] == shapes[1]
+    want = step_and_evaluation(module, shape, mask)
+    for norm in (layer, back):
+        for mine, other in zip(step_and_evaluation(norm, shape, mask), want, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=2e-6, atol=2e-6)
+
+
+def test_batch_norms_of_brainstate_are_written_as_they_were() -> None:
+    class Kept(brainstate.LongTermState):
+        pass
+
+    layer = from_brainstate(nn.BatchNorm0d(8, momentum=0.999, dtype=jnp.float16), masked_output="zero")
+    assert (layer.momentum, layer.epsilon, layer.dtype) == (0.999, 1e-05, jnp.float16)
+    assert layer.running_mean.value.dtype == jnp.float32 and layer.masked_output == "zero"
+    module = nn.BatchNorm0d(8, mean_type=Kept)
+    assert from_brainstate(module).running_var is module.running_var

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from brainstate import nn
 
-from braindnorm import GroupNorm, LayerNorm, RMSNorm, replace_norms
+from braindnorm import BatchNorm0d, GroupNorm, LayerNorm, RMSNorm, replace_norms
 from braindnorm.errors import OptionError, UnitError
 
 
@@ -94,7 +94,10 @@ def test_what_is_left_alone_is_listed_with_its_reason() -> None:
     class Own(nn.LayerNorm):
         pass
 
-    net = nn.Sequential(Own(4), nn.BatchNorm0d(4), nn.RMSNorm(4), LayerNorm(4), nn.Linear(4, 4))
+    class RowNorm(nn.Module):
+        pass
+
+    net = nn.Sequential(Own(4), RowNorm(), nn.RMSNorm(4), LayerNorm(4), nn.Linear(4, 4))
     report = replace_norms(net)
     assert [(path, type(new)) for path, _, new in report] == [(("layers", 2), RMSNorm)]
     assert [(path, module) for path, module, _ in report.left] == [
@@ -104,7 +107,7 @@ def test_what_is_left_alone_is_listed_with_its_reason() -> None:
     assert str(report) == (
         "replaced layers.2: RMSNorm\n"
         "left layers.0: Own, a subclass of brainstate.nn.LayerNorm, which may compute something else: convert its parts"
-        "\nleft layers.1: BatchNorm0d, which has no counterpart in braindnorm"
+        "\nleft layers.1: RowNorm, which has no counterpart in braindnorm"
     )
 
 
@@ -112,10 +115,14 @@ def test_a_model_in_which_nothing_was_replaced_is_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"no LayerNorm.* in this Sequential: there is none inside") as caught:
         assert replace_norms(nn.Sequential(nn.Linear(4, 4))) == []
     assert caught[0].filename == __file__
-    with pytest.warns(UserWarning, match=r"it left alone\nleft layers\.0: BatchNorm0d, which has no counterpart"):
-        replace_norms(nn.Sequential(nn.BatchNorm0d(4)))
-    with pytest.warns(UserWarning, match="left the model itself: BatchNorm0d"):
-        replace_norms(nn.BatchNorm0d(4))
+
+    class RowNorm(nn.Module):
+        pass
+
+    with pytest.warns(UserWarning, match=r"it left alone\nleft layers\.0: RowNorm, which has no counterpart"):
+        replace_norms(nn.Sequential(RowNorm()))
+    with pytest.warns(UserWarning, match="left the model itself: RowNorm"):
+        replace_norms(RowNorm())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert replace_norms(nn.Sequential(LayerNorm(4))).left == []
@@ -145,3 +152,24 @@ def test_a_masked_output_that_is_asked_for_wins() -> None:
 def test_a_norm_has_no_place_to_be_replaced_in() -> None:
     with pytest.raises(OptionError, match=r"is itself a brainstate\.nn\.RMSNorm.*from_brainstate\(model\)"):
         replace_norms(nn.RMSNorm(4))
+
+
+def test_batch_norms_are_replaced_with_what_they_kept() -> None:
+    """Two that share their statistics go on sharing them; a training step and an evaluation are as before."""
+    nets = [nn.Sequential(nn.Linear(6, 6), nn.BatchNorm0d(6, momentum=0.5), nn.BatchNorm0d(6)) for _ in range(2)]
+    for net in nets:
+        net.layers[0].weight.value = nets[0].layers[0].weight.value
+        net.layers[2].running_var = net.layers[1].running_var
+    paths = nets[0].states().keys()
+    report = replace_norms(nets[0])
+    assert [(path, type(new)) for path, _, new in report] == [(("layers", n), BatchNorm0d) for n in (1, 2)]
+    assert nets[0].states().keys() == paths and report.left == []
+    assert nets[0].layers[1].running_var is nets[0].layers[2].running_var
+    x = jax.random.normal(jax.random.key(0), (5, 6))
+    for fit in (True, False):
+        with brainstate.environ.context(fit=fit):
+            np.testing.assert_allclose(nets[0](x), nets[1](x), rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda mine, theirs: np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6),
+        *({path: state.value for path, state in net.states().items()} for net in nets),
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from brainstate import nn
 
-from braindnorm import GroupNorm, LayerNorm, RMSNorm, monitor, step_mask
+from braindnorm import BatchNorm, GroupNorm, LayerNorm, RMSNorm, monitor, step_mask
 from braindnorm.errors import OptionError, PackageError, UnitError
 
 T, B, C = 6, 4, 8
@@ -271,3 +271,36 @@ def test_plot_says_that_matplotlib_is_missing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PackageError, match="plot: this needs the package matplotlib"):
         monitor.plot(monitor.Recorded(LayerNorm(C), 1))
+
+
+@pytest.mark.parametrize("how", ["loop", "vmap"])
+def test_what_a_batch_norm_keeps_stands_beside_its_statistics(how: str) -> None:
+    """Each step updates once; evaluation shows what it divides by; of other norms there is nothing to show."""
+    xs = jnp.asarray(potential()[:3, :, :2]) * u.mV
+    norm = BatchNorm(2, unit=u.mV, momentum=0.5, axis_name="batch" if how == "vmap" else None)
+    step = norm if how == "loop" else brainstate.transform.vmap(norm, axis_name="batch")
+    with monitor.record(norm, 4) as records:
+        with brainstate.environ.context(fit=True):
+            brainstate.transform.for_loop(step, xs)
+        with brainstate.environ.context(fit=False):
+            step(xs[0])
+    mean, var, means, variances = np.zeros(2), np.ones(2), [], []
+    for x in np.asarray(xs / u.mV, float):
+        mean, var = (mean + x.mean(0)) / 2, (var + x.var(0)) / 2
+        means.append(mean.mean())
+        variances.append(var.mean())
+    read = records[""].read()
+    want = [*means, means[-1]], np.sqrt([*variances, variances[-1]])
+    for kept, expected in zip((read.running_mean, read.running_std), want, strict=True):
+        np.testing.assert_allclose(kept.to_decimal(u.mV), expected, rtol=1e-5)
+    in_volts = records[""].read(u.volt)
+    np.testing.assert_allclose(in_volts.running_mean.to_decimal(u.mV), want[0], rtol=1e-5)
+    lines = monitor.plot(records).axes[0].get_lines()
+    np.testing.assert_allclose([line.get_ydata() for line in lines[1:2]], want[:1], rtol=1e-5)
+    assert [line.get_linestyle() for line in lines] == ["-", "--", "--", "--"]
+
+
+def test_other_norms_keep_nothing_to_show() -> None:
+    recorded = monitor.Recorded(LayerNorm(2), 1)
+    recorded(jnp.ones((3, 2)))
+    assert np.isnan(recorded.read().running_mean).all() and np.isnan(recorded.read().running_std).all()

@@ -134,7 +134,7 @@ def test_devices_go_along() -> None:
         (LayerNorm(8, epsilon=0.1 * u.mV), "a unit in epsilon"),
         (GroupNorm((6, 4), 0, num_groups=2), "channels on axis -2"),
         (GroupNorm(6, num_groups=2, reduction_axes=-2), r"reduction_axes=\(-2,\)"),
-        (brainstate.nn.LayerNorm(8), "takes GroupNorm, LayerNorm, RMSNorm"),
+        (brainstate.nn.LayerNorm(8), "takes BatchNorm.*, GroupNorm, LayerNorm, RMSNorm"),
     ],
 )
 def test_what_flax_lacks_is_named(convert: Any, layer: LayerNorm, message: str) -> None:
@@ -149,7 +149,7 @@ def test_what_flax_lacks_is_named(convert: Any, layer: LayerNorm, message: str) 
         (linen.LayerNorm(use_scale=False, use_bias=False), "does not tell how long its feature axes .* Give in_size"),
         (nnx.LayerNorm(8, feature_axes=(-2, -1), rngs=nnx.Rngs(0)), "does not tell how long its feature axes"),
         (nnx.LayerNorm(8, feature_axes=1, rngs=nnx.Rngs(0)), r"counts feature_axes=\(1,\) from the left"),
-        (nnx.BatchNorm(8, rngs=nnx.Rngs(0)), "takes GroupNorm, LayerNorm, RMSNorm"),
+        (nnx.InstanceNorm(8, rngs=nnx.Rngs(0)), "takes BatchNorm.*, GroupNorm, LayerNorm, RMSNorm"),
     ],
 )
 def test_what_is_not_known_is_asked_for(module: Any, message: str) -> None:
