@@ -13,13 +13,13 @@ from ._common import Foreign, refuse, weights_of
 
 def collections_of(layer: Any) -> dict[str, dict[str, jax.Array]]:
     """Return scale and bias, and running statistics, as the variables of a linen module."""
-    found = {"params": dict(zip(("scale", "bias"), weights_of(layer), strict=True))}
+    collections = {"params": dict(zip(("scale", "bias"), weights_of(layer), strict=True))}
     if isinstance(layer, BatchNorm):
-        found["batch_stats"] = dict(zip(("mean", "var"), running_values(layer), strict=True))
+        collections["batch_stats"] = dict(zip(("mean", "var"), running_values(layer), strict=True))
     shape = features_of(layer)
     return {
         name: {key: value.reshape(shape) for key, value in values.items() if value is not None}
-        for name, values in found.items()
+        for name, values in collections.items()
     }
 
 
@@ -49,11 +49,11 @@ def statistics_of(module: Foreign, variables: Mapping[str, Any] | None) -> tuple
     """Return the running mean and variance of a batch norm, of nnx or from the variables of a linen module."""
     if hasattr(module, "num_features"):
         return module.mean[...], module.var[...]
-    found = (variables or {}).get("batch_stats", {})
-    if not {"mean", "var"} <= found.keys():
+    statistics = (variables or {}).get("batch_stats", {})
+    if not {"mean", "var"} <= statistics.keys():
         remedy = "Pass what module.init returned: from_flax(module, variables)."
         refuse(type(module).__name__, "of linen has running statistics, but the variables hold none", remedy)
-    return found["mean"], found["var"]
+    return statistics["mean"], statistics["var"]
 
 
 def size_of(module: Foreign, features: Sequence[int], in_size: Any, weight: Any) -> Any:

@@ -10,10 +10,12 @@ The phase is read while a function is traced, and becomes a constant of it. Two 
   be kept in silence, and is refused.
 """
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import brainstate
 import jax
@@ -23,6 +25,9 @@ from ..errors import OptionError, PhaseError, named
 from ..masks._blocks import staged
 from ._never_updated import look_if_unseen
 from ._wiring import label
+
+if TYPE_CHECKING:
+    from .batch_norm import BatchNorm
 
 _KEY = jax.make_user_context(None)
 # how often any layer was frozen or thawed: compiled functions of jax are not to keep what it was before
@@ -65,15 +70,15 @@ def phase(fit: bool) -> Iterator[None]:
 class Frozen:
     """Whether a layer keeps its statistics as they are: an attribute that compiled functions follow."""
 
-    def __get__(self, layer: Any, owner: type) -> Any:
-        return self if layer is None else layer._frozen
+    def __get__(self, layer: BatchNorm | None, owner: type) -> bool | Frozen:
+        return self if layer is None else layer._frozen  # type: ignore[attr-defined]
 
-    def __set__(self, layer: Any, frozen: Any) -> None:
+    def __set__(self, layer: BatchNorm, frozen: object) -> None:
         with named(label(layer)):
             self._check(layer, frozen)
-        layer._frozen = bool(frozen)
+        layer._frozen = bool(frozen)  # type: ignore[attr-defined]  # kept under another name than it is read
 
-    def _check(self, layer: Any, frozen: Any) -> None:
+    def _check(self, layer: BatchNorm, frozen: object) -> None:
         if not isinstance(frozen, bool | np.bool_):
             raise OptionError(f"frozen must be True or False; got {frozen!r}.")
         if frozen and not layer.track_running_stats:
@@ -88,7 +93,7 @@ class Frozen:
             _CHANGES[0] += 1
 
 
-def trains(layer: Any) -> bool:
+def trains(layer: BatchNorm) -> bool:
     """Tell whether this call of a layer trains, and have compiled functions ask again.
 
     Raises
@@ -108,7 +113,7 @@ def trains(layer: Any) -> bool:
     return now
 
 
-def _current(layer: Any) -> bool | None:
+def _current(layer: BatchNorm) -> bool | None:
     """Return whether the phase of the environment is training; None where there is none."""
     if layer.frozen:
         return False
@@ -123,7 +128,7 @@ def _as_phase(fit: Any) -> bool:
     return bool(fit)
 
 
-def _check_kept(layer: Any) -> None:
+def _check_kept(layer: BatchNorm) -> None:
     """Raise if a function that jax compiles, outside of brainstate's, would keep the phase for good."""
     now = _current(layer)
     if now is None or not staged() or (_KEY.value is not None and (layer.frozen or _KEY.value[0] == now)):
@@ -180,10 +185,10 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
 
 _TEMPLATE = _Phase(())
 # not attributes of the layers: they are no part of a model's states, and a copy of a layer has its own
-_STATES: "weakref.WeakKeyDictionary[Any, _Phase]" = weakref.WeakKeyDictionary()
+_STATES: weakref.WeakKeyDictionary[BatchNorm, _Phase] = weakref.WeakKeyDictionary()
 
 
-def _state_of(layer: Any) -> _Phase:
+def _state_of(layer: BatchNorm) -> _Phase:
     if layer not in _STATES:
         state: Any = _TEMPLATE.copy()
         state.stack_level = 0  # also if it is made within a trace

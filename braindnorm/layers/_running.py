@@ -1,8 +1,10 @@
 """The running statistics of a layer: how they are made, read and updated."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import brainstate
 import jax
@@ -12,11 +14,17 @@ from .. import units
 from ..errors import AxisError, AxisNameError, OptionError, UnitError, named
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
+from ..units import DtypeLike, QuantityLike
 from ._never_updated import look, trust
 from ._wiring import label
 
+if TYPE_CHECKING:
+    from .batch_norm import BatchNorm
 
-def make_running(layer: Any, shape: Sequence[int], dtype: Any, mean_type: Any) -> tuple[Any, Any]:
+
+def make_running(
+    layer: BatchNorm, shape: Sequence[int], dtype: DtypeLike | None, mean_type: object
+) -> tuple[brainstate.State[Any], brainstate.State[Any]]:
     """Return the states of the running mean and variance, 0 and 1, in float32 at least.
 
     Raises
@@ -31,20 +39,20 @@ def make_running(layer: Any, shape: Sequence[int], dtype: Any, mean_type: Any) -
     return mean_type(jnp.zeros(shape, kept)), mean_type(jnp.ones(shape, kept))
 
 
-def running_of(layer: Any) -> Statistics:
+def running_of(layer: BatchNorm) -> Statistics:
     """Return the running statistics, with their units; how many elements they are of is not kept."""
     unit = units.UNITLESS if layer.unit is None else layer.unit
     mean, var = layer.running_mean.value, layer.running_var.value
     return Statistics(0, units.restore(mean, unit), units.restore(var, unit**2))  # type: ignore[arg-type]  # not kept
 
 
-def known_to(layer: Any) -> Statistics:
+def known_to(layer: BatchNorm) -> Statistics:
     """Return the running statistics that a layer evaluates by, and warn if nobody has touched them."""
     look(layer)
     return running_of(layer)
 
 
-def remember(layer: Any, statistics: Statistics) -> None:
+def remember(layer: BatchNorm, statistics: Statistics) -> None:
     """Update the running statistics, once, by those of a call."""
     trust(layer)
     kept = update_running(running_of(layer), statistics, layer.momentum, layer.unbiased)
@@ -53,7 +61,7 @@ def remember(layer: Any, statistics: Statistics) -> None:
         state.value = check(jnp.asarray(units.strip(value, None)[0]))
 
 
-def check_rank(layer: Any, spatial: int | None) -> None:
+def check_rank(layer: BatchNorm, spatial: int | None) -> None:
     """Raise unless the size of a layer has so many axes of space, where its name tells how many.
 
     Raises
@@ -68,7 +76,7 @@ def check_rank(layer: Any, spatial: int | None) -> None:
         )
 
 
-def check_one_unit(layer: Any, x: Any) -> None:
+def check_one_unit(layer: BatchNorm, x: QuantityLike) -> None:
     """Raise if an input has a unit and the layer declares none: what is kept has one unit.
 
     Raises
@@ -92,7 +100,7 @@ class RunningReadOut:
     def __init__(self, state: str, power: int) -> None:
         self.state, self.power = state, power
 
-    def __get__(self, layer: Any, owner: type) -> Any:
+    def __get__(self, layer: BatchNorm | None, owner: type) -> Any:
         if layer is None:
             return self
         state = getattr(layer, self.state)
