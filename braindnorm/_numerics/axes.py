@@ -15,8 +15,9 @@ from ..errors import AxisError, OptionError
 from ..units import Mantissa, Shape
 
 # one axis or several, of any integer type
-MaybeArray = TypeVar("MaybeArray", jax.Array, jax.Array | None)
 Axes = SupportsIndex | Sequence[SupportsIndex]
+# an array, or also None
+MaybeArray = TypeVar("MaybeArray", jax.Array, jax.Array | None)
 
 
 class _Default(int):

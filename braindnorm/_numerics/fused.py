@@ -26,13 +26,15 @@ from .products import outer, times
 from .shapes import Centre, Float, Mask, Parameter, Statistic, Values
 from .sums import by_products_below, spread, total, total_of_groups
 
-# of what fused_norm takes; what is None has no tangent
+# how many elements are valid
 Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
+# of what fused_norm takes; what is None has no tangent
 Primals = tuple[jax.Array, Mask, Mantissa, Parameter, Parameter]
+Tangents = tuple[jax.Array, object, jax.Array, Parameter, Parameter]
+# y, the mean and the variance
 Triple = tuple[jax.Array, jax.Array, jax.Array]
 # x, the mask, the mean, r and the scale
 Kept = tuple[jax.Array, Mask, Centre, jax.Array, Parameter]
-Tangents = tuple[jax.Array, object, jax.Array, Parameter, Parameter]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

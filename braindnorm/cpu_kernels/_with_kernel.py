@@ -72,7 +72,7 @@ class WithKernel(Generic[Rows, Shared]):
         leaves, tree = jax.tree.flatten((rows, shared))
         return tuple(self._primitive.bind(*leaves, plan=plan, tree=tree))
 
-    def _abstract(self, *leaves: Leaf, **static: object) -> list[jax.core.AbstractValue]:
+    def _abstract(self, *leaves: Leaf, **static: object) -> list[jax.core.ShapedArray]:
         # by the whole types of the leaves: within shard_map they say along which axes a value varies
         return list(jax.make_jaxpr(functools.partial(_of_leaves(self._plain), **static))(*leaves).out_avals)
 
