@@ -20,7 +20,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-shapes test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-multi demo-online test test-oldest test-newest test-kernels test-shapes test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory recept
 
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
 	.venv/bin/python examples/multi_process.py $(ARGS)
+
+demo-online: .venv/.stamp-examples ## train a network with each norm by an online rule and through time (5 minutes)
+	.venv/bin/python examples/online_training.py $(ARGS)
 
 test: .venv/.stamp-test kernels ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
 	.venv/bin/python $(PYTEST)

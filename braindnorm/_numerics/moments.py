@@ -91,7 +91,14 @@ def zero_masked(x: Values, valid: Mask) -> Values:
     return x if valid is None else jnp.where(valid, x, 0)
 
 
-def deviations(x: Values, reduction: Reduction, valid: Mask = None, *, centred: bool = True) -> tuple[Moments, Values]:
+def deviations(
+    x: Values,
+    reduction: Reduction,
+    valid: Mask = None,
+    *,
+    centred: bool = True,
+    constant: bool = False,
+) -> tuple[Moments, Values]:
     r"""Return the moments of the valid elements of `x`, and each element's deviation from the mean.
 
     With :math:`K` a centre near the mean that carries no gradient (any :math:`K` is algebraically exact),
@@ -100,11 +107,13 @@ def deviations(x: Values, reduction: Reduction, valid: Mask = None, *, centred: 
        \quad x - \mu = d - \delta .
 
     :math:`K + \delta` is not formed on the way to the deviations, so nothing cancels: -65 mV with a spread of 0.01 mV
-    keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`.
+    keeps all its digits. With `centred` False the centre is held at 0 and :math:`m_2 = \sum x^2`. With `constant` the
+    moments are constants, and the derivative of a deviation is that of its element.
 
     The deviation of a masked element is its own, and must be finite to differentiate through.
     """
-    seen = zero_masked(x, valid)
+    held = jax.lax.stop_gradient if constant else _as_it_is
+    seen = held(zero_masked(x, valid))
     count = local_count(x.shape, valid, reduction, x.dtype)
     if not centred:
         count, m2 = across_devices([count, local_sum(seen * seen, reduction)], reduction)
@@ -113,11 +122,15 @@ def deviations(x: Values, reduction: Reduction, valid: Mask = None, *, centred: 
     n = at_least_one(count)
     centre = total / n
     raw = x - centre
-    d = zero_masked(raw, valid)
+    d = held(zero_masked(raw, valid))
     s, q = across_devices([local_sum(d, reduction), local_sum(d * d, reduction)], reduction)
     delta = s / n
     m2 = jnp.maximum(q / n - delta * delta, 0) * n
     return Moments(count, centre + delta, m2), raw - delta
+
+
+def _as_it_is(v: jax.Array) -> jax.Array:
+    return v
 
 
 def at_least_one(count: jax.Array) -> jax.Array:

@@ -18,11 +18,15 @@ from .moments import Reduction, at_least_one, local_count, zero_masked
 
 
 class Response(NamedTuple):
-    """The kind of response: its exponent, how the pool adds up, and whether a negative drive counts as 0."""
+    """The kind of response: its exponent, how the pool adds up, whether a negative drive counts as 0.
+
+    With `constant` the drive of the pool is a constant to derivatives.
+    """
 
     exponent: float
     pool: Literal["mean", "sum", "weighted"]
     rectify: bool
+    constant: bool = False
 
 
 class Pool(NamedTuple):
@@ -48,7 +52,8 @@ def respond(
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     x, sigma = jax.lax.optimization_barrier((x, sigma))
     drive = jnp.where(x <= 0, 0, x) if response.rectify else x  # not maximum, whose slope at 0 is a half
-    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, reduction, response, weights)
+    pooling = jax.lax.stop_gradient(drive) if response.constant else drive
+    pool = _local_pool(zero_masked(jnp.abs(pooling), valid), sigma, valid, reduction, response, weights)
     pool = pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
     # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
     pooled = (pool.share / at_least_one(pool.count) if response.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)

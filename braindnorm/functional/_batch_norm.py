@@ -49,7 +49,7 @@ def batch_norm(
         The axes that are not summed over: the channels. Write negative ones, which count from the right.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from ..errors import AxisError
 from ..units import DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
 from ._arguments import norm_function
 from ._divisive_options import check_exponent, not_negative, read_pool, real_parameter
-from ._enter import Entry, MaskedOutput, NormOptions, enter
+from ._enter import Entry, MaskedOutput, NormOptions, check_flag, enter
 from ._leave import leave
 from ._reduction import check_axis_name, reduction_over
 from ._standardize import without_padding
@@ -37,6 +37,7 @@ def divisive_norm(
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
+    stop_statistics_gradient: bool = False,
     mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
     unit: Unit | None = None,
@@ -70,6 +71,10 @@ def divisive_norm(
     rectify : bool
         True takes a negative drive as 0 (half-wave rectification [2]_). False responds to its magnitude, with its sign:
         :math:`\operatorname{sign}(D) |D|^n` over :math:`\sigma^n + \operatorname{pool} |D|^n`.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     axis_name, axis_index_groups
         Mapped axes that are pooled too. With a matrix: as long as the local axis, it weights the elements of every
         device alike, and the devices are added; as long as that axis of all devices (of the group) together, it has a
@@ -112,6 +117,7 @@ def divisive_norm(
     """
     check_axis_name(axis_name, axis_index_groups)
     check_exponent(exponent, rectify)
+    check_flag("stop_statistics_gradient", stop_statistics_gradient)
     kind, weights = read_pool(pool)
     options: NormOptions = {
         "mask": mask, "masked_output": masked_output, "unit": unit, "out_unit": out_unit, "dtype": dtype,
@@ -121,7 +127,8 @@ def divisive_norm(
     entry = enter(x, {"gamma": gain}, options, {"sigma": constant})
     not_negative(entry.input_parameters["sigma"], constant)
     reduction = reduction_over(entry.x.shape, pool_axes, options, option="pool_axes")
-    return leave(divide(entry, reduction, Response(float(exponent), kind, bool(rectify)), weights), entry)
+    response = Response(float(exponent), kind, bool(rectify), bool(stop_statistics_gradient))
+    return leave(divide(entry, reduction, response, weights), entry)
 
 
 def divide(entry: Entry, reduction: Reduction, response: Response, weights: Mantissa | None) -> jax.Array:

@@ -10,6 +10,7 @@ from .. import units
 from ..errors import DtypeError, OptionError, UnitError
 from ..units import Mantissa, QuantityLike
 from ._dtypes import REAL
+from ._enter import check_flag
 
 
 def real_parameter(value: QuantityLike | None, option: str) -> QuantityLike:
@@ -55,8 +56,7 @@ def check_exponent(exponent: float, rectify: object) -> None:
     number = isinstance(exponent, int | float | np.number) and not isinstance(exponent, bool)
     if not number or not 0 < exponent <= 100:
         raise OptionError(f"exponent must be one number above 0 and at most 100; got {exponent!r}.")
-    if not isinstance(rectify, bool | np.bool_):
-        raise OptionError(f"rectify must be True or False; got {rectify!r}.")
+    check_flag("rectify", rectify)
 
 
 def read_pool(pool: QuantityLike | str) -> tuple[Literal["mean", "sum", "weighted"], Mantissa | None]:

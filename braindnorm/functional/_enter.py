@@ -38,6 +38,7 @@ class NormOptions(TypedDict, total=False):
     axis_name: AxisName | None
     axis_index_groups: Sequence[Sequence[int]] | None
     use_fast_variance: bool
+    stop_statistics_gradient: bool
     dtype: DtypeLike | None
     affine: Affine | None
     name: str
@@ -145,6 +146,12 @@ def padding_of(
     if unit != out_unit:  # half precision holds no other prefix
         array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
     return jnp.asarray(units.convert(array, unit, out_unit))
+
+
+def check_flag(option: str, value: object) -> None:
+    """Raise unless an option is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise OptionError(f"{option} must be True or False; got {value!r}.")
 
 
 def check_masked_output(masked_output: object) -> None:

@@ -45,7 +45,7 @@ def group_norm(
         axis but the leading one, which is the batch, unless it holds the channels.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

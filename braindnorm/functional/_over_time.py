@@ -48,6 +48,7 @@ class Clock:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if spec.keep_padding else zero_masked(x, valid)
         memory = self.memory if self.sequence else forget(self.memory, self.began)
+        memory = jax.lax.stop_gradient(memory) if spec.constant else memory
         moments, deviation = self._observe(x.astype(entry.dtype), valid, spec)
         now, last = self._remember(memory, moments)
         return apply_affine(standardize_by_memory(deviation, moments, now, spec.epsilon), entry, spec), last
@@ -73,14 +74,14 @@ class Clock:
         mean is then that centre and a small rest, and not rounded.
         """
         if spec.fast_variance or not spec.centred:
-            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
+            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
             return self._checked(moments, single(moments.mean), spec.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
         count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
-        moments, deviation = deviations(x - centre, spec.reduction, valid)
+        moments, deviation = deviations(x - centre, spec.reduction, valid, constant=spec.constant)
         return self._checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
 
     def _checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:

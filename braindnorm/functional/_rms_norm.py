@@ -35,7 +35,7 @@ def rms_norm(
         The axes that the mean square runs over.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

@@ -6,17 +6,16 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
+from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
 from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
-from ..errors import OptionError
 from ..units import Dtype, Mantissa
-from ._enter import Entry, NormOptions
+from ._enter import Entry, NormOptions, check_flag
 
 EPSILON = 1e-6
 R = TypeVar("R")
@@ -45,7 +44,7 @@ class Standardization(NamedTuple):
 
     `reduction` is what the statistics run over; `epsilon` the variance that is added; `centred` whether the mean is
     subtracted; `fast_variance` whether the compensated form may be left out; `keep_padding` whether masked elements are
-    standardized with the statistics of the valid ones.
+    standardized with the statistics of the valid ones; `constant` whether the statistics are constants to derivatives.
     """
 
     reduction: Reduction
@@ -53,6 +52,7 @@ class Standardization(NamedTuple):
     centred: bool
     fast_variance: bool
     keep_padding: bool
+    constant: bool
 
 
 def standardization(
@@ -60,15 +60,12 @@ def standardization(
 ) -> Standardization:
     """Return how to standardize an input, with an epsilon that is expressed in the square of its unit."""
     fast = options.get("use_fast_variance", True)
-    check_fast_variance(fast)
+    constant = options.get("stop_statistics_gradient", False)
+    check_flag("use_fast_variance", fast)
+    check_flag("stop_statistics_gradient", constant)
     epsilon = units.variance_of(options.get("epsilon", EPSILON), entry.unit)
-    return Standardization(reduction, epsilon, centred, bool(fast), entry.padding is None and entry.valid is not None)
-
-
-def check_fast_variance(use_fast_variance: object) -> None:
-    """Raise unless `use_fast_variance` is a boolean."""
-    if not isinstance(use_fast_variance, bool | np.bool_):
-        raise OptionError(f"use_fast_variance must be True or False; got {use_fast_variance!r}.")
+    keep_padding = entry.padding is None and entry.valid is not None
+    return Standardization(reduction, epsilon, centred, bool(fast), keep_padding, bool(constant))
 
 
 def standardize(entry: Entry, spec: Standardization) -> jax.Array:
@@ -93,7 +90,7 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     fitted = _fused_parameters(entry, spec)
     if _local(entry.x, spec):
         arguments = _arguments(entry.x, entry.valid, spec, entry.dtype, *fitted)
-        y, mean, var = _compiled(fused_norm_with_moments, *arguments)
+        y, mean, var = _compiled(_rule(fused_norm_with_moments, spec), *arguments)
         count = local_count(entry.x.shape, entry.valid, spec.reduction, entry.dtype)
     else:
         y, moments = _plain_form(entry.x, entry.valid, spec, entry.dtype, *fitted)
@@ -185,8 +182,12 @@ def _fused(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: P
         local = Reduction((local.channel_axis + 1,))
     plan, *arguments = _arguments(x, valid, spec._replace(reduction=local), dtype, scale, bias)
     rule = cpu_kernels.rule_for(plan, x, valid, spec.epsilon, scale, bias) or fused_norm
-    y: jax.Array = _compiled(rule, plan, *arguments)
+    y: jax.Array = _compiled(_rule(rule, spec), plan, *arguments)
     return y.reshape(shape) if split else y
+
+
+def _rule(rule: Callable[..., R], spec: Standardization) -> Callable[..., R]:
+    return elementwise(rule) if spec.constant else rule
 
 
 def _arguments(
@@ -216,7 +217,7 @@ def _plain_form(
 ) -> tuple[Values, Moments]:
     """Return the same by the plain differentiable form, which holds on one device and on many, and the moments."""
     x = without_padding(x, valid, spec.keep_padding).astype(dtype)
-    moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
+    moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
     r = rstd(moments.var, spec.epsilon)
     z = deviation * (r if valid is None else jnp.where(moments.count > 0, r, 0))
     return _scale_and_shift(z, scale, bias), moments

@@ -98,6 +98,9 @@ def check_expressible(layer: Norm, target: str, *, has: Collection[str] = ()) ->
         value = getattr(layer, option)
         if value is not None and option not in has:
             lacks(layer, f"{option}={value}", target, f"Build the layer with {option}=None.")
+    if layer.stop_statistics_gradient:
+        remedy = "Build the layer with stop_statistics_gradient=False."
+        lacks(layer, "stop_statistics_gradient=True", target, remedy)
     if layer.masked_output == "input":  # the other two give the same wherever nothing is masked
         lacks(layer, "masked_output=input", target, "Build the layer with masked_output='normalize'.")
     state = state_of(layer)

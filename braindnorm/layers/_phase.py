@@ -12,6 +12,7 @@ The phase is read while a function is traced, and becomes a constant of it. Two 
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -184,6 +185,8 @@ def _asked_of(this: Callable[[], Any], *, check: bool) -> _Asked:
 
 
 _TEMPLATE = _Phase(())
+# as of the step mask: braintrace warns of each State that a program reads and the model does not hold
+warnings.filterwarnings("ignore", message="The state _Phase", category=UserWarning)
 # not attributes of the layers: they are no part of a model's states, and a copy of a layer has its own
 _STATES: weakref.WeakKeyDictionary[BatchNorm, _Phase] = weakref.WeakKeyDictionary()
 

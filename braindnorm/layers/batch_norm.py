@@ -98,6 +98,11 @@ class BatchNorm(AffineModule):
     frozen : bool
         Whether the running statistics are held, in training too: they are used as constants and not updated, while
         scale and bias are learned. An attribute that can be set at any time, and that compiled functions follow.
+    stop_statistics_gradient : bool
+        Whether the statistics are constants to derivatives, so that each element has one of its own: :math:`\dot y =
+        \gamma\, \dot x / \sqrt{\sigma^2 + \varepsilon}` of a change of the input. Values are the same, and scale, bias
+        and epsilon keep their derivatives. It is for online learning rules, which lose what comes before a norm that
+        subtracts the mean.
 
     Raises
     ------
@@ -176,6 +181,7 @@ class BatchNorm(AffineModule):
         param_steps: int | None = None,
         unbiased: bool = False,
         frozen: bool = False,
+        stop_statistics_gradient: bool = False,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
         size = as_size(in_size)
@@ -189,16 +195,10 @@ class BatchNorm(AffineModule):
         self.param_steps = check_param_steps(param_steps)
         self.weight, out_unit = make_affine(self, param_type, {"scale": affine, "bias": affine}, out_unit)
         keep_options(
-            self,
-            epsilon=epsilon,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            dtype=dtype,
-            unit=unit,
-            out_unit=out_unit,
-            masked_output=masked_output,
-        )
+            self, epsilon=epsilon, axis_name=axis_name, axis_index_groups=axis_index_groups,
+            use_fast_variance=use_fast_variance, stop_statistics_gradient=stop_statistics_gradient,
+            dtype=dtype, unit=unit, out_unit=out_unit, masked_output=masked_output,
+        )  # fmt: skip
         self.running_mean: Any = None
         self.running_var: Any = None
         if track_running_stats:

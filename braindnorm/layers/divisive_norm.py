@@ -24,10 +24,11 @@ from ..masks._step_mask import with_step_mask
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
 from ._module import NormModule
 from ._positive import PositiveT
-from ._wiring import check_name
+from ._wiring import check_name, keep_flags
 
 OPTIONS = (
     "exponent", "pool_axes", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
+    "stop_statistics_gradient",
 )  # fmt: skip
 
 
@@ -74,6 +75,10 @@ class DivisiveNorm(NormModule):
     out_unit : Unit, optional
         The unit of the response, in which gamma is expressed. None takes that of a gamma that is a quantity, or else
         the drive's; ``brainunit.UNITLESS`` gives a plain array.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     name : str, optional
         The module's name, which errors show.
 
@@ -120,6 +125,7 @@ class DivisiveNorm(NormModule):
         dtype: DtypeLike | None = None,
         unit: Unit | None = None,
         out_unit: Unit | None = None,
+        stop_statistics_gradient: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -131,6 +137,7 @@ class DivisiveNorm(NormModule):
         self.exponent, self.pool, self.rectify, self.masked_output = exponent, pool, rectify, masked_output
         self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
         check_exponent(exponent, rectify)
+        keep_flags(self, stop_statistics_gradient=stop_statistics_gradient)
         read_pool(_value(pool))
         check_masked_output(masked_output)
         check_axis_name(axis_name, axis_index_groups)

@@ -71,6 +71,8 @@ class OverTime(NormModule):
     :meth:`update` takes a step, as ``for_loop`` runs it; :meth:`update_sequence` takes all steps at once.
     Both start from the memory, leave it as it is at the end, and give the same numbers.
 
+    Around a norm with ``stop_statistics_gradient=True`` the memory is a constant to derivatives, this step's part too.
+
     Scale and bias of each step (`param_steps`) are those of steps 0, 1, ... of the sequence, or of an array `i` in the
     environment.
 

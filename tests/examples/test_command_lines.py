@@ -25,7 +25,8 @@ def start(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int
 
 
 def test_the_scripts_are_found() -> None:
-    assert {script.stem for script in SCRIPTS} == {*DRAWING, "compare", "multi_process", "online_gradients"}
+    others = {"compare", "multi_process", "online_gradients", "online_training"}
+    assert {script.stem for script in SCRIPTS} == {*DRAWING, *others}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, **names)

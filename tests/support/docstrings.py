@@ -23,7 +23,7 @@ OWN: dict[Any, set[str]] = {
     },
     DivisiveNorm: {
         "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
-        "dtype", "unit", "out_unit",
+        "dtype", "unit", "out_unit", "stop_statistics_gradient",
     },
     OverTime: {"norm", "decay", "tau", "time_axis"},
 }  # fmt: skip
