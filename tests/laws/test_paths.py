@@ -38,7 +38,7 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def norm(kind: str, fast_variance: bool = True, epsilon: Any = 1e-6) -> Norm:
     over, centred = KINDS[kind]
-    how = Standardization(over, epsilon, centred, fast_variance, False)
+    how = Standardization(over, epsilon, centred, fast_variance, False, False)
 
     def call(x: Any, scale: Any = None, bias: Any = None, valid: Any = None) -> jax.Array:
         entry = Entry(
