@@ -20,7 +20,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo demo-receptor demo-multi demo-online test test-oldest test-newest test-kernels test-shapes test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-vowels demo-fashion demo-multi demo-online test test-oldest test-newest test-kernels test-shapes test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -30,8 +30,14 @@ setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the who
 demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings (2 minutes)
 	.venv/bin/python examples/patch_clamp.py $(ARGS)
 
-demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (8 minutes)
+demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (11 minutes)
 	.venv/bin/python examples/receptor.py $(ARGS)
+
+demo-vowels: .venv/.stamp-examples ## tell speakers apart by padded utterances, and fold the network (6 minutes, at first from the network)
+	.venv/bin/python examples/vowels.py $(ARGS)
+
+demo-fashion: .venv-interop/.stamp ## train a convolutional spiking network on images, here and in spikingjelly (long: 15 minutes; needs the data)
+	.venv-interop/bin/python examples/fashion.py $(ARGS)
 
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
 	.venv/bin/python examples/multi_process.py $(ARGS)

@@ -7,14 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._fold_model import fold_norms
     from ._replace import replace_norms
     from .brainpy import from_brainpy, to_brainpy
     from .brainstate import from_brainstate, register_converters, to_brainstate
     from .equinox import from_equinox, to_equinox
     from .flax import from_flax, to_flax, to_linen
+    from .fold import fold_norm
+    from .nir import to_nir
     from .torch import from_torch, to_torch
 
 __all__ = [
+    "fold_norm",
+    "fold_norms",
     "from_brainpy",
     "from_brainstate",
     "from_equinox",
@@ -27,15 +32,19 @@ __all__ = [
     "to_equinox",
     "to_flax",
     "to_linen",
+    "to_nir",
     "to_torch",
 ]
 
 _HOMES = {
+    "_fold_model": ("fold_norms",),
     "_replace": ("replace_norms",),
     "brainpy": ("from_brainpy", "to_brainpy"),
     "brainstate": ("from_brainstate", "register_converters", "to_brainstate"),
     "equinox": ("from_equinox", "to_equinox"),
     "flax": ("from_flax", "to_flax", "to_linen"),
+    "fold": ("fold_norm",),
+    "nir": ("to_nir",),
     "torch": ("from_torch", "to_torch"),
 }
 

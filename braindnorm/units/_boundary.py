@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import brainstate
 import brainunit as u
@@ -156,6 +156,13 @@ def convert(mantissa: Mantissa, source: Unit, target: Unit) -> Mantissa:
     if source == target:
         return mantissa
     return u.Quantity(mantissa, unit=source).to_decimal(target)
+
+
+def in_si(value: QuantityLike, what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return numbers in the unit of the SI of their dimension (V, A, s), on the host; plain ones as they are."""
+    mantissa, unit = strip(value, None, what=what)
+    numbers = np.asarray(mantissa, np.float64)
+    return np.asarray(convert(numbers, unit, u.Unit(dim=unit.dim, scale=0)), np.float32)
 
 
 def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if '__name__ == "__main__"' in path.read_text())
-DRAWING = ("contrast_response", "patch_clamp", "receptor", "why")
+DRAWING = ("contrast_response", "fashion", "patch_clamp", "receptor", "vowels", "why")
 names = {"ids": [script.stem for script in SCRIPTS]}
 
 
