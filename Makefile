@@ -69,7 +69,7 @@ test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays
 test-shapes: .venv/.stamp-test ## check the types and shapes of the arithmetic's arrays at every call (15 minutes)
 	.venv/bin/python $(PYTEST) --shapes -k 'not symbolic' tests/numerics tests/functional tests/layers
 
-test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters (minutes)
+test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras, brainpy and spikingjelly; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
 		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 
@@ -120,8 +120,10 @@ distclean: clean ## remove the environments as well
 	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/lower-bounds.txt -e '.[test]' </dev/null
 	@touch $@
 
-# An environment of its own, so that `make test` shows that nothing here needs these packages.
+# An environment of its own, so that `make test` shows that nothing here needs these packages. spikingjelly comes without
+# what it requires: its norms need no torchvision and no torchaudio, which have to fit torch, and are not on every index.
 .venv-interop/.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/python $(INSTALL) -e '.[conformance,test]' </dev/null
+	.venv-interop/bin/python $(INSTALL) --no-deps 'spikingjelly==2.0.0' </dev/null
 	@touch $@

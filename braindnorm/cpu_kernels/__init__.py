@@ -155,6 +155,15 @@ def disabled() -> Iterator[None]:
         _suspended.reset(before)
 
 
+def in_force() -> bool:
+    """Tell whether what is traced now takes kernels where they fit. It starts JAX's backend."""
+    if _off or _suspended.get() or _choice.SWITCHED_OFF or jax.default_backend() != "cpu":
+        return False
+    from . import _library  # imported when the first norm is called
+
+    return _library.ready()
+
+
 def rule_for(
     plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
 ) -> Callable[..., jax.Array] | None:
@@ -162,13 +171,10 @@ def rule_for(
 
     It starts JAX's backend. Sizes that are symbols go the plain way.
     """
-    if _off or _suspended.get() or _choice.SWITCHED_OFF or not is_constant(x.shape) or jax.default_backend() != "cpu":
+    if not is_constant(x.shape) or not in_force() or not _choice.fits(plan, x, valid, epsilon, *parameters):
         return None
-    from . import _library  # imported when the first norm is called
     from ._rule import kernel_norm
 
-    if not _library.ready() or not _choice.fits(plan, x, valid, epsilon, *parameters):
-        return None
     return kernel_norm
 
 

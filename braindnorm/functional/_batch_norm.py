@@ -92,7 +92,7 @@ def batch_norm(
     reduction = reduction_over(entry.x.shape, [axis for axis in range(ndim) if axis not in kept], options)
     spec = standardization(entry, reduction, options)
     if running is not None:
-        return leave(standardize_by(entry, spec, *_known(running, entry)), entry), running
+        return leave(standardize_by(entry, spec, *known(running, entry)), entry), running
     y, observed = standardize_and_keep(entry, spec)
     observed = Observed(*whole_axis(*observed, reduction))
     count, mean, var = (v.reshape(v.shape[min(kept, default=ndim) :]) for v in observed)
@@ -195,7 +195,7 @@ def in_unit(value: QuantityLike, unit: units.Unit, what: str) -> Mantissa:
     return units.convert(mantissa, source, unit)
 
 
-def _known(running: Statistics, entry: Entry) -> tuple[jax.Array, jax.Array]:
+def known(running: Statistics, entry: Entry) -> tuple[jax.Array, jax.Array]:
     """Return a given mean and variance, as they broadcast to the input."""
     mean = in_unit(running.mean, entry.unit, "the running mean")
     var = in_unit(running.var, entry.unit**2, "the running variance")

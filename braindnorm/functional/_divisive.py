@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
-from .._numerics.axes import Axes, fit_parameter
+from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
-from .._numerics.moments import Reduction
-from .._numerics.pools import Response, respond
-from ..errors import AxisError
-from ..units import DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
+from .._numerics.pools import respond
+from ..units import DtypeLike, MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
-from ._divisive_options import check_exponent, not_negative, read_pool, real_parameter
-from ._enter import Entry, MaskedOutput, NormOptions, check_flag, enter
+from ._drive import Pool, enter_drive
+from ._enter import MaskedOutput
 from ._leave import leave
-from ._reduction import check_axis_name, reduction_over
-from ._standardize import without_padding
 
-Pool = Literal["mean", "sum"] | QuantityLike
 # an eager call is one program, not a hundred; inside another program it leaves no trace
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
 
@@ -115,42 +108,11 @@ def divisive_norm(
     >>> divisive_norm(jnp.array([10., 30.]) * u.Hz, sigma=20. * u.Hz, gamma=14. * u.Hz, pool="sum").round(1)
     Quantity([1. 9.], "Hz")
     """
-    check_axis_name(axis_name, axis_index_groups)
-    check_exponent(exponent, rectify)
-    check_flag("stop_statistics_gradient", stop_statistics_gradient)
-    kind, weights = read_pool(pool)
-    options: NormOptions = {
-        "mask": mask, "masked_output": masked_output, "unit": unit, "out_unit": out_unit, "dtype": dtype,
-        "axis_name": axis_name, "axis_index_groups": axis_index_groups,
-    }  # fmt: skip
-    gain, constant = real_parameter(gamma, "gamma"), real_parameter(sigma, "sigma")
-    entry = enter(x, {"gamma": gain}, options, {"sigma": constant})
-    not_negative(entry.input_parameters["sigma"], constant)
-    reduction = reduction_over(entry.x.shape, pool_axes, options, option="pool_axes")
-    response = Response(float(exponent), kind, bool(rectify), bool(stop_statistics_gradient))
-    return leave(divide(entry, reduction, response, weights), entry)
-
-
-def divide(entry: Entry, reduction: Reduction, response: Response, weights: Mantissa | None) -> jax.Array:
-    """Return the response to a drive, each element divided by sigma and its pool."""
-    shape = entry.x.shape
-    sigma, gamma = (
-        fit_parameter(value, shape, option=option).astype(entry.dtype)
-        for option, value in {**entry.input_parameters, **entry.parameters}.items()
-        if value is not None
-    )
-    fitted = None if weights is None else _fit_weights(weights, shape, reduction).astype(entry.dtype)
-    drive = without_padding(entry.x, entry.valid, entry.padding is None).astype(entry.dtype)
-    way = _compiled if reduction.axis_name is None else respond
-    return way(reduction, response, drive, sigma, gamma, entry.valid, fitted)
-
-
-def _fit_weights(weights: Mantissa, shape: Shape, reduction: Reduction) -> jax.Array:
-    rows = jnp.shape(weights)[0]
-    alone = reduction.axis_name is None  # a matrix may be that of the elements of all devices
-    if len(reduction.axes) != 1 or (alone and shape[reduction.axes[0]] != rows):
-        raise AxisError(
-            f"a pool of {jnp.shape(weights)} weights needs one pool axis of length {rows}; got"
-            f" pool_axes={reduction.axes} of an input of shape {shape}."
-        )
-    return jnp.asarray(weights)
+    drive = enter_drive(
+        x, sigma, gamma, exponent=exponent, pool_axes=pool_axes, pool=pool, rectify=rectify, mask=mask, unit=unit,
+        masked_output=masked_output, out_unit=out_unit, axis_name=axis_name, axis_index_groups=axis_index_groups,
+        dtype=dtype, stop_statistics_gradient=stop_statistics_gradient,
+    )  # fmt: skip
+    way = respond if drive.reduction.axis_name is not None else _compiled
+    y = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.entry.valid, drive.weights)
+    return leave(y, drive.entry)

@@ -7,6 +7,7 @@ from typing import SupportsIndex, Unpack
 from .._numerics.axes import DEFAULT_GROUPS, Axes
 from ..units import QuantityLike, Result
 from ._arguments import norm_function
+from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import grouped_reduction
@@ -14,6 +15,7 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
+@compiled_when_called
 def group_norm(
     x: QuantityLike,
     num_groups: SupportsIndex | None = DEFAULT_GROUPS,

@@ -7,6 +7,7 @@ from typing import Unpack
 from .._numerics.axes import Axes
 from ..units import QuantityLike, Result
 from ._arguments import norm_function
+from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
@@ -14,6 +15,7 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
+@compiled_when_called
 def layer_norm(
     x: QuantityLike,
     scale: QuantityLike | None = None,

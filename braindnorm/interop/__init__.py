@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .flax import from_flax, to_flax, to_linen
     from .fold import fold_norm
     from .nir import to_nir
+    from .spikingjelly import from_spikingjelly, to_spikingjelly
     from .torch import from_torch, to_torch
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "from_brainstate",
     "from_equinox",
     "from_flax",
+    "from_spikingjelly",
     "from_torch",
     "register_converters",
     "replace_norms",
@@ -33,6 +35,7 @@ __all__ = [
     "to_flax",
     "to_linen",
     "to_nir",
+    "to_spikingjelly",
     "to_torch",
 ]
 
@@ -45,6 +48,7 @@ _HOMES = {
     "flax": ("from_flax", "to_flax", "to_linen"),
     "fold": ("fold_norm",),
     "nir": ("to_nir",),
+    "spikingjelly": ("from_spikingjelly", "to_spikingjelly"),
     "torch": ("from_torch", "to_torch"),
 }
 

@@ -66,7 +66,7 @@ def from_flax(
     Raises
     ------
     ConversionError
-        If it is of another class, its size is not known, or a batch norm has one of scale and bias.
+        If it is of another class, its size is not known, or a batch norm has a bias without a scale.
     PackageError
         If flax is not installed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_sha
 from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import OptionError
-from ..functional._divisive import Pool
 from ..functional._divisive_options import check_exponent, not_negative, read_pool, real_parameter
+from ..functional._drive import Pool
 from ..functional._dtypes import result_dtype
 from ..functional._enter import MaskedOutput, NormOptions, check_masked_output, in_unit_of_input
 from ..functional._reduction import check_axis_name, reduction_over
@@ -27,7 +27,7 @@ from ._positive import PositiveT
 from ._wiring import check_name, keep_flags
 
 OPTIONS = (
-    "exponent", "pool_axes", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
+    "exponent", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
     "stop_statistics_gradient",
 )  # fmt: skip
 
@@ -155,6 +155,11 @@ class DivisiveNorm(NormModule):
         """Gamma with the output's unit, where that is declared."""
         return _quantity(self.gamma, self.unit if self.out_unit is None else self.out_unit)
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the pool is a matrix, by which each element has a pool of its own."""
+        return read_pool(_value(self.pool))[0] == "weighted"
+
     def reduction(self, shape: Sequence[int]) -> Reduction:
         """Return what the pools of a drive of this shape run over."""
         groups = self.axis_index_groups
@@ -177,13 +182,13 @@ class DivisiveNorm(NormModule):
             Of the shape of `x`, in `out_unit`.
         """
         return functional.divisive_norm(
-            x,
-            self.sigma.value(),
-            self.gamma.value(),
-            mask=with_step_mask(mask, x, self.in_size),
-            pool=_value(self.pool),
-            **{option: getattr(self, option) for option in OPTIONS},
+            x, mask=with_step_mask(mask, x, self.in_size), pool_axes=self.pool_axes, **self.arguments()
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return sigma, gamma and the options as arguments of the function, all but what is of one call."""
+        options = {option: getattr(self, option) for option in OPTIONS}
+        return options | {"sigma": self.sigma.value(), "gamma": self.gamma.value(), "pool": _value(self.pool)}
 
     if TYPE_CHECKING:  # brainstate's own takes anything
         __call__ = update

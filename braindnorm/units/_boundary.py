@@ -66,6 +66,11 @@ def shape_of(x: QuantityLike) -> Shape:
     return tuple(jnp.shape(split(unwrap(x), "the input")[0]))
 
 
+def parts(value: object) -> tuple[object, Unit]:
+    """Return the mantissa and the unit of a quantity; anything else as it is, without a unit."""
+    return (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
+
+
 def split(value: QuantityLike, what: str) -> tuple[Mantissa, Unit]:
     """Return mantissa and unit of what should be numbers."""
     inside, outside = (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
