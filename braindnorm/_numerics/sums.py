@@ -4,15 +4,16 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ..units import Shape
 from .axes import is_trailing, sum_groups
-from .deferred import Deferred, is_constant, linear, shape_of
+from .deferred import Deferred, Operand, is_constant, linear, shape_of
+from .shapes import Float, Statistic, Values
 
-Axes = tuple[int, ...]
+Axes = Shape
 
 # XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
 SMALL = 65536
@@ -29,24 +30,22 @@ def by_products_below(shape: Sequence[int], axes: Axes) -> int:
     return SMALL if math.prod(shape[axis] for axis in axes) in PRODUCTS else 0
 
 
-def total(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+def total(v: Values, axes: Sequence[int]) -> Statistic:
     """Return the sum over the axes, which are kept."""
-    summed: jax.Array = _total(v, axes=tuple(axes))
-    return summed
+    return _total(v, axes=tuple(axes))
 
 
 def spread(v: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Return `v` broadcast to a shape of as many axes. Its transpose is :func:`total`."""
     axes = tuple(axis for axis, n in enumerate(shape) if v.shape[axis] != n)
-    repeated: jax.Array = v if not axes else _spread(v, axes=axes, sizes=tuple(shape[axis] for axis in axes))
-    return repeated
+    return v if not axes else _spread(v, axes=axes, sizes=tuple(shape[axis] for axis in axes))
 
 
-def plain_sum(v: jax.Array, *, axes: Axes) -> jax.Array:
+def plain_sum(v: Values, *, axes: Axes) -> Statistic:
     return jnp.sum(v, axes, keepdims=True)
 
 
-def sum_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
+def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     """Sum as XLA for CPU does fastest without a loss of digits."""
     if not axes or not is_constant(v.shape) or axes != tuple(range(axes[0], axes[-1] + 1)):
         return plain_sum(v, axes=axes)
@@ -72,7 +71,7 @@ def _of_long_axes(v: jax.Array, axes: Axes) -> jax.Array:
     return jnp.sum(v.reshape(shape), tuple(place[axis] for axis in axes if axis in place))
 
 
-def _by_eighths(v: jax.Array) -> jax.Array:
+def _by_eighths(v: Float[jax.Array, "before rows after"]) -> Float[jax.Array, "before 1 after"]:
     """Sum over the middle one of three axes, eighth upon eighth of it.
 
     XLA makes one pass of what makes the numbers and of the first additions. The others are products with ones, since
@@ -110,20 +109,22 @@ def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
     return jnp.broadcast_to(v, [to.get(axis, size) for axis, size in enumerate(v.shape)])
 
 
-def _batch_total(values: Any, dims: Any, *, axes: Axes) -> Any:
+def _batch_total(values: Sequence[jax.Array], dims: Sequence[int], *, axes: Axes) -> tuple[jax.Array, int]:
     return _total(jnp.moveaxis(values[0], dims[0], 0), axes=tuple(axis + 1 for axis in axes)), 0
 
 
-def _batch_spread(values: Any, dims: Any, *, axes: Axes, sizes: Axes) -> Any:
+def _batch_spread(
+    values: Sequence[jax.Array], dims: Sequence[int], *, axes: Axes, sizes: Axes
+) -> tuple[jax.Array, int]:
     moved = jnp.moveaxis(values[0], dims[0], 0)
     return _spread(moved, axes=tuple(axis + 1 for axis in axes), sizes=sizes), 0
 
 
-def _transpose_total(ct: Any, v: Any, *, axes: Axes) -> list[Any]:
+def _transpose_total(ct: jax.Array, v: Operand, *, axes: Axes) -> list[jax.Array]:
     return [_spread(ct, axes=axes, sizes=tuple(shape_of(v)[axis] for axis in axes))]
 
 
-def _transpose_spread(ct: Any, v: Any, *, axes: Axes, sizes: Axes) -> list[Any]:
+def _transpose_spread(ct: jax.Array, v: Operand, *, axes: Axes, sizes: Axes) -> list[jax.Array]:
     return [_total(ct, axes=axes)]
 
 
@@ -131,17 +132,16 @@ _total = Deferred("total", plain_sum, sum_on_cpu, batch=_batch_total, differenti
 _spread = Deferred("spread", _broadcast, _broadcast, batch=_batch_spread, differentiate=linear(_transpose_spread))
 
 
-def total_of_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
+def total_of_groups(v: Values, channel_axis: int, num_groups: int) -> Values:
     """Sum over the channels of each group, and give the sum to each of them. It is its own transpose."""
-    summed: jax.Array = _group_total(v, axis=channel_axis, groups=num_groups)
-    return summed
+    return _group_total(v, axis=channel_axis, groups=num_groups)
 
 
-def _group_sum(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+def _group_sum(v: Values, *, axis: int, groups: int) -> Values:
     return sum_groups(v, axis, groups)
 
 
-def _group_sum_on_cpu(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+def _group_sum_on_cpu(v: Values, *, axis: int, groups: int) -> Values:
     """Sum small groups as a product with ones: XLA for CPU would take a sum into the pass over x that follows."""
     size = v.shape[axis] // groups
     if not is_constant(v.shape) or math.prod(v.shape[axis + 1 :]) != 1 or size > 64:
@@ -149,11 +149,11 @@ def _group_sum_on_cpu(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
     return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
 
 
-def _batch_groups(values: Any, dims: Any, *, axis: int, groups: int) -> Any:
+def _batch_groups(values: Sequence[jax.Array], dims: Sequence[int], *, axis: int, groups: int) -> tuple[jax.Array, int]:
     return _group_total(jnp.moveaxis(values[0], dims[0], 0), axis=axis + 1, groups=groups), 0
 
 
-def _transpose_groups(ct: Any, v: Any, *, axis: int, groups: int) -> list[Any]:
+def _transpose_groups(ct: jax.Array, v: Operand, *, axis: int, groups: int) -> list[jax.Array]:
     return [_group_total(ct, axis=axis, groups=groups)]
 
 
