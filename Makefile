@@ -22,7 +22,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo demo-receptor demo-multi test test-oldest test-newest test-kernels test-sanitize test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-vowels demo-fashion demo-multi demo-online test test-oldest test-newest test-kernels test-sanitize test-shapes test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -32,11 +32,20 @@ setup: .venv/.stamp-examples .venv/.stamp-test .venv/.stamp-lint ## make the who
 demo: .venv/.stamp-examples ## train a spiking network on real patch-clamp recordings (2 minutes)
 	.venv/bin/python examples/patch_clamp.py $(ARGS)
 
-demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (8 minutes)
+demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory receptor from the sound (11 minutes)
 	.venv/bin/python examples/receptor.py $(ARGS)
+
+demo-vowels: .venv/.stamp-examples ## tell speakers apart by padded utterances, and fold the network (6 minutes, at first from the network)
+	.venv/bin/python examples/vowels.py $(ARGS)
+
+demo-fashion: .venv-interop/.stamp ## train a convolutional spiking network on images, here and in spikingjelly (long: 15 minutes; needs the data)
+	.venv-interop/bin/python examples/fashion.py $(ARGS)
 
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)
 	.venv/bin/python examples/multi_process.py $(ARGS)
+
+demo-online: .venv/.stamp-examples ## train a network with each norm by an online rule and through time (5 minutes)
+	.venv/bin/python examples/online_training.py $(ARGS)
 
 test: .venv/.stamp-test kernels ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
 	.venv/bin/python $(PYTEST)
@@ -69,7 +78,11 @@ test-sanitize: ## run the kernels under the sanitizers for addresses, undefined 
 			-o build/sanitize/driver -pthread && \
 		$$(command -v setarch >/dev/null && echo setarch -R) build/sanitize/driver || exit 1; done
 
-test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras and brainpy; run the converters (minutes)
+# Sizes that are symbols cannot be compared with numbers.
+test-shapes: .venv/.stamp-test ## check the types and shapes of the arithmetic's arrays at every call (15 minutes)
+	.venv/bin/python $(PYTEST) --shapes -k 'not symbolic' tests/numerics tests/functional tests/layers
+
+test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras, brainpy and spikingjelly; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \
 		--cov=braindnorm/interop --cov-branch --cov-config=/dev/null
 
@@ -120,8 +133,10 @@ distclean: clean ## remove the environments as well
 	.venv-oldest/bin/python $(INSTALL) -c .venv-oldest/lower-bounds.txt -e '.[test]' </dev/null
 	@touch $@
 
-# An environment of its own, so that `make test` shows that nothing here needs these packages.
+# An environment of its own, so that `make test` shows that nothing here needs these packages. spikingjelly comes without
+# what it requires: its norms need no torchvision and no torchaudio, which have to fit torch, and are not on every index.
 .venv-interop/.stamp: pyproject.toml
 	$(PYTHON) -m venv .venv-interop
 	.venv-interop/bin/python $(INSTALL) -e '.[conformance,test]' </dev/null
+	.venv-interop/bin/python $(INSTALL) --no-deps 'spikingjelly==2.0.0' </dev/null
 	@touch $@

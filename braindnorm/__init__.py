@@ -18,7 +18,11 @@ from .layers import (
     NormParam,
     OverTime,
     RMSNorm,
+    bntt,
     phase,
+    tab,
+    tdbn,
+    tebn,
 )
 from .masks import step_mask
 
@@ -39,6 +43,7 @@ __all__ = [
     "OverTime",
     "RMSNorm",
     "__version__",
+    "bntt",
     "cpu_kernels",
     "errors",
     "functional",
@@ -48,6 +53,9 @@ __all__ = [
     "phase",
     "replace_norms",
     "step_mask",
+    "tab",
+    "tdbn",
+    "tebn",
 ]
 
 

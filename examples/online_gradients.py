@@ -4,8 +4,10 @@ A norm stands between a matrix and a leaky hidden state, without and with recurr
 
     h[t] = 0.8 h[t-1] + norm(W [x[t], tanh h[t-1]])
 
-The online gradient of every parameter is compared with that of backpropagation through time, in float64. It takes about
-two minutes: ``python examples/online_gradients.py``, or one norm alone, ``--norm RMSNorm``.
+The online gradient of every parameter, summed over a few sequences, is compared with that of backpropagation through
+time, in float64. Behind a norm with ``stop_statistics_gradient=True`` ("stopped") it is compared with the gradient of
+the same norm without that option: the true one. It takes about three minutes: ``python examples/online_gradients.py``,
+or one norm alone, ``--norm RMSNorm``.
 """
 
 import argparse
@@ -19,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate.nn import Param
 
-from braindnorm import DivisiveNorm, GroupNorm, LayerNorm, RMSNorm
+import braindnorm
+from braindnorm import BatchNorm, DivisiveNorm, GroupNorm, LayerNorm, RMSNorm
 from braindnorm.interop.braintrace import ETraceExpT, ETraceNormParam
 
-INPUTS, UNITS, STEPS = 3, 8, 12
+INPUTS, UNITS, STEPS, SAMPLES = 3, 8, 12, 4
 SEEDS = (0, 1, 2)
 
 
@@ -31,30 +34,52 @@ def positive(value: float) -> Param:
     return Param(jnp.full(UNITS, value), t=ETraceExpT())
 
 
+ONLINE: dict[str, Any] = {"param_type": ETraceNormParam}
+STOPPED: dict[str, Any] = {**ONLINE, "stop_statistics_gradient": True}
+DIVISIVE: dict[str, Any] = {"exponent": 1, "rectify": False}
+GROUPS: dict[str, Any] = {"num_groups": 2, "reduction_axes": -1}
 NORMS: dict[str, Callable[[], Any]] = {
     "no norm": lambda: None,
-    "RMSNorm": lambda: RMSNorm(UNITS, param_type=ETraceNormParam),
-    "DivisiveNorm": lambda: DivisiveNorm(UNITS, exponent=1, rectify=False, sigma=positive(1.0), gamma=positive(1.0)),
-    "GroupNorm": lambda: GroupNorm(UNITS, num_groups=2, reduction_axes=-1, param_type=ETraceNormParam),
-    "LayerNorm": lambda: LayerNorm(UNITS, param_type=ETraceNormParam),
+    "LayerNorm": lambda: LayerNorm(UNITS, **ONLINE),
+    "LayerNorm, stopped": lambda: LayerNorm(UNITS, **STOPPED),
+    "RMSNorm": lambda: RMSNorm(UNITS, **ONLINE),
+    "RMSNorm, stopped": lambda: RMSNorm(UNITS, **STOPPED),
+    "GroupNorm": lambda: GroupNorm(UNITS, **GROUPS, **ONLINE),
+    "GroupNorm, stopped": lambda: GroupNorm(UNITS, **GROUPS, **STOPPED),
+    "BatchNorm": lambda: BatchNorm(UNITS, **ONLINE),
+    "BatchNorm, stopped": lambda: BatchNorm(UNITS, **STOPPED),
+    "BatchNorm, frozen": lambda: BatchNorm(UNITS, frozen=True, **ONLINE),
+    "DivisiveNorm": lambda: DivisiveNorm(UNITS, **DIVISIVE, sigma=positive(1.0), gamma=positive(1.0)),
+    "DivisiveNorm, stopped": lambda: DivisiveNorm(
+        UNITS, **DIVISIVE, sigma=positive(1.0), gamma=positive(1.0), stop_statistics_gradient=True
+    ),
 }
 RULES = {"D-RTRL": {"algorithm": "d_rtrl"}, "pp-prop": {"algorithm": "pp_prop", "decay_or_rank": 0.9}}
+Gradients = Callable[[jax.Array, jax.Array], Any]
 
 
 class Network(brainstate.nn.Module):
     """Leaky units behind a matrix and a norm."""
 
-    def __init__(self, norm: Any, recurrent: bool, seed: int = 0):
+    def __init__(self, norm: Any, recurrent: bool):
         super().__init__()
         self.norm, self.recurrent = norm, recurrent
-        weights = np.random.default_rng(seed).normal(size=(INPUTS + UNITS * recurrent, UNITS))
-        self.matrix = brainstate.ParamState(jnp.asarray(weights / np.sqrt(len(weights))))
+        self.matrix = brainstate.ParamState(jnp.zeros((INPUTS + UNITS * recurrent, UNITS)))
+        self.draw(0)
+
+    def draw(self, seed: int) -> None:
+        """Draw the matrix anew."""
+        weights = np.random.default_rng(seed).normal(size=self.matrix.value.shape)
+        self.matrix.value = jnp.asarray(weights / np.sqrt(len(weights)))
 
     def init_state(self, batch_size: int | None = None, **_: Any) -> None:
-        self.hidden = brainstate.HiddenState(jnp.zeros(UNITS))
+        self.hidden = brainstate.HiddenState(jnp.zeros((batch_size, UNITS)))
+
+    def reset_state(self, batch_size: int | None = None, **_: Any) -> None:
+        self.hidden.value = jnp.zeros((batch_size, UNITS))
 
     def update(self, x: jax.Array) -> jax.Array:
-        source = jnp.concatenate([x, jnp.tanh(self.hidden.value)]) if self.recurrent else x
+        source = jnp.concatenate([x, jnp.tanh(self.hidden.value)], axis=-1) if self.recurrent else x
         drive = braintrace.matmul(source, self.matrix.value)
         self.hidden.value = 0.8 * self.hidden.value + (drive if self.norm is None else self.norm(drive))
         return jnp.tanh(self.hidden.value)
@@ -63,25 +88,42 @@ class Network(brainstate.nn.Module):
 def data(seed: int) -> tuple[jax.Array, jax.Array]:
     """Return inputs and targets of every step."""
     rng = np.random.default_rng([seed, 1])
-    return jnp.asarray(rng.normal(size=(STEPS, INPUTS))), jnp.asarray(rng.normal(size=(STEPS, UNITS)))
+    shape = (STEPS, SAMPLES)
+    return jnp.asarray(rng.normal(size=(*shape, INPUTS))), jnp.asarray(rng.normal(size=(*shape, UNITS)))
 
 
-def through_time(network: Network, seed: int) -> dict[str, np.ndarray]:
-    """Return the gradients of backpropagation through time."""
-    brainstate.nn.init_all_states(network)
+def through_time(network: Network) -> Gradients:
+    """Return what computes the gradients of backpropagation through time."""
+    brainstate.nn.init_all_states(network, batch_size=SAMPLES)
     parameters = network.states(brainstate.ParamState)
 
-    def loss() -> Any:
-        return brainstate.transform.for_loop(lambda x, y: jnp.mean((network(x) - y) ** 2), *data(seed)).mean()
+    @brainstate.transform.jit
+    def gradients(xs: jax.Array, ys: jax.Array) -> Any:
+        def loss() -> Any:
+            brainstate.nn.reset_all_states(network, batch_size=SAMPLES)
+            return brainstate.transform.for_loop(lambda x, y: jnp.mean((network(x) - y) ** 2), xs, ys).mean()
 
-    return named(brainstate.transform.grad(loss, parameters)())
+        return brainstate.transform.grad(loss, parameters)()
+
+    return gradients
 
 
-def online(network: Network, seed: int, **rule: Any) -> dict[str, np.ndarray]:
-    """Return the online gradients of one of braintrace's rules."""
-    xs, ys = data(seed)
-    learner = braintrace.compile(network, rule.pop("algorithm"), xs[0], **rule)
-    return named(learner.etrace_grad(xs, ys, step_fn=lambda x, y: jnp.mean((learner(x) - y) ** 2)))
+def compiled(network: Network, algorithm: str, **options: Any) -> Any:
+    """Return a learner of braintrace."""
+    return braintrace.compile(network, algorithm, data(0)[0][0], batch_size=SAMPLES, **options)
+
+
+def online(network: Network, **rule: Any) -> Gradients:
+    """Return what computes the online gradients of one of braintrace's rules."""
+    learner = compiled(network, **rule)
+
+    @brainstate.transform.jit
+    def gradients(xs: jax.Array, ys: jax.Array) -> Any:
+        brainstate.nn.reset_all_states(network, batch_size=SAMPLES)
+        learner.reset_state(batch_size=SAMPLES)
+        return learner.etrace_grad(xs, ys, step_fn=lambda x, y: jnp.mean((learner(x) - y) ** 2))
+
+    return gradients
 
 
 def named(gradients: Any) -> dict[str, np.ndarray]:
@@ -103,14 +145,19 @@ NAMES = {
 def compare(norm: str, recurrent: bool, rule: str, seeds: tuple[int, ...] = SEEDS) -> dict[str, tuple[float, float]]:
     """Return for each parameter the online gradient's mean cosine with, and ratio of lengths to, the exact one."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for seed in seeds:
-        with brainstate.environ.context(precision=64):
-            network = Network(NORMS[norm](), recurrent, seed)
-            exact, approximate = through_time(network, seed), online(network, seed, **RULES[rule])
-        for name, gradient in exact.items():
-            length, reached = np.linalg.norm(gradient), np.linalg.norm(approximate[name])
-            cosine = gradient @ approximate[name] / (length * reached) if reached > 1e-9 * length else 0.0
-            found.setdefault(name, []).append((cosine, reached / length))
+    with brainstate.environ.context(precision=64), braindnorm.phase(fit=True):
+        whole, network = Network(NORMS[norm](), recurrent), Network(NORMS[norm](), recurrent)
+        if whole.norm is not None:
+            whole.norm.stop_statistics_gradient = False
+        exactly, approximately = through_time(whole), online(network, **RULES[rule])
+        for seed in seeds:
+            whole.draw(seed)
+            network.draw(seed)
+            exact, approximate = named(exactly(*data(seed))), named(approximately(*data(seed)))
+            for name, gradient in exact.items():
+                length, reached = np.linalg.norm(gradient), np.linalg.norm(approximate[name])
+                cosine = gradient @ approximate[name] / (length * reached) if reached > 1e-9 * length else 0.0
+                found.setdefault(name, []).append((cosine, reached / length))
     return {name: tuple(np.mean(pairs, axis=0)) for name, pairs in found.items()}
 
 

@@ -4,7 +4,7 @@ It learns from the first 7.5 s of one recording. The last 2.5 s of that recordin
 number of neurons and of epochs, for each arm separately. The chosen networks are trained from new seeds and tested on
 the other recording, whose sound fluctuates four times as fast. The arms: braindnorm (divisive gain control in Pa,
 currents normalized in nA), no norm, and brainstate.nn with the units stripped by hand. ``make demo-receptor`` runs it,
-in about eight minutes on 2 cores.
+in about eleven minutes on 2 cores.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     """Choose and test every arm, print the tables, draw the figure."""
     options = read_options()
-    print("With all sizes and seeds this takes about eight minutes on 2 cores.", flush=True)
+    print("With all sizes and seeds this takes about eleven minutes on 2 cores.", flush=True)
     recordings = [data.load(1), data.load(2)]
     choices, results, drawn = [], [], {}
     trainings = len(ARMS) * (len(options.sizes) * options.choosing + options.testing)

@@ -15,14 +15,19 @@ from ..errors import AxisError
 from ..units import Dtype, Shape
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
+from .powers import exponent_of, in_range, limits_of, power, scaled_power, signed_power, two_to
 
 
 class Response(NamedTuple):
-    """The kind of response: its exponent, how the pool adds up, and whether a negative drive counts as 0."""
+    """The kind of response: its exponent, how the pool adds up, whether a negative drive counts as 0.
+
+    With `constant` the drive of the pool is a constant to derivatives.
+    """
 
     exponent: float
     pool: Literal["mean", "sum", "weighted"]
     rectify: bool
+    constant: bool = False
 
 
 class Pool(NamedTuple):
@@ -44,22 +49,58 @@ def respond(
     weights: jax.Array | None,
 ) -> jax.Array:
     """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself."""
-    n = response.exponent
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     x, sigma = jax.lax.optimization_barrier((x, sigma))
-    drive = jnp.where(x <= 0, 0, x) if response.rectify else x  # not maximum, whose slope at 0 is a half
-    pool = _local_pool(zero_masked(jnp.abs(drive), valid), sigma, valid, reduction, response, weights)
-    pool = pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
-    # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
-    pooled = (pool.share / at_least_one(pool.count) if response.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
+    return respond_to(response, x, pool_of(reduction, response, x, sigma, valid, weights), sigma, gamma)
+
+
+def pool_of(
+    reduction: Reduction,
+    response: Response,
+    x: jax.Array,
+    sigma: jax.Array,
+    valid: jax.Array | None,
+    weights: jax.Array | None,
+) -> Pool:
+    """Return the pooled powers of the valid elements, on all devices; a mean is not divided yet."""
+    drive = jnp.abs(_rectified(response, jax.lax.stop_gradient(x) if response.constant else x))
+    pool = _local_pool(zero_masked(drive, valid), sigma, valid, reduction, response, weights)
+    return pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
+
+
+def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, gamma: jax.Array) -> jax.Array:
+    """Return the response of every element to a pool."""
+    n, drive, pooled = response.exponent, _rectified(response, x), _share(response, pool)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
-    size, limit = _two_to(pool.exponent), 2.0 ** (_range(x.dtype)[1] - 2)  # whose reciprocal is normal
+    size, limit = two_to(pool.exponent), 2.0 ** (limits_of(x.dtype)[1] - 2)  # whose reciprocal is normal
     unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
-    divisor = _scaled_power(sigma, unit, n) + _scaled_power(size, unit, n) * pooled
+    divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
     responds = ~(divisor <= 0)  # what is NaN is to be seen
-    numerator = _signed_power(jnp.where(responds, drive, 0), unit, n)
+    numerator = signed_power(jnp.where(responds, drive, 0), unit, n)
     return gamma * (numerator / jnp.where(responds, divisor, 1))
+
+
+def power_of_pool(response: Response, pool: Pool) -> jax.Array:
+    """Return a pool as one number, which may be out of range."""
+    return two_to(pool.exponent, response.exponent) * _share(response, pool)
+
+
+def pool_of_power(response: Response, pooled: jax.Array) -> Pool:
+    """Return a number as the pool that it is."""
+    positive = jnp.where(pooled > 0, jax.lax.stop_gradient(pooled), 1)
+    exponent = in_range(jnp.log2(positive) / response.exponent)
+    share = pooled * two_to(-exponent, response.exponent)
+    return Pool(exponent, share, jnp.ones_like(pooled), jnp.zeros_like(pooled))
+
+
+def _rectified(response: Response, x: jax.Array) -> jax.Array:
+    return jnp.where(x <= 0, 0, x) if response.rectify else x  # not maximum, whose slope at 0 is a half
+
+
+def _share(response: Response, pool: Pool) -> jax.Array:
+    # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
+    return (pool.share / at_least_one(pool.count) if response.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
 
 
 def _local_pool(
@@ -73,18 +114,18 @@ def _local_pool(
     """Add up the powers of this device, relative to the largest of the pool."""
     fixed = jax.lax.stop_gradient(size)
     largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), reduction.axes, keepdims=True, initial=0)
-    top = jnp.round(jnp.clip(jnp.log2(largest), _range(size.dtype)[0], None))
+    top = jnp.round(jnp.clip(jnp.log2(largest), limits_of(size.dtype)[0], None))
     half = jnp.floor(top / 2)  # the reciprocal of the whole may be out of range
-    ratio = size * _two_to(-half) * _two_to(half - top)
+    ratio = size * two_to(-half) * two_to(half - top)
     count = local_count(size.shape, valid, reduction, size.dtype)
     if weights is None:
-        sums, exponents = jnp.sum(_power(ratio, response.exponent), reduction.axes, keepdims=True)[None], top[None]
+        sums, exponents = jnp.sum(power(ratio, response.exponent), reduction.axes, keepdims=True)[None], top[None]
         broken = jnp.where(jnp.isfinite(sums[0]), 0, 1).astype(size.dtype)
     else:
         middle, sums, broken = _weighted(ratio, weights, reduction, response.exponent)
         exponents = top + middle
-    empty = top if weights is None or reduction.axis_name is not None else _exponent_of(sigma)
-    return Pool(*_joined(exponents, sums, _in_range(empty), response.exponent), count, broken)
+    empty = top if weights is None or reduction.axis_name is not None else exponent_of(sigma)
+    return Pool(*_joined(exponents, sums, in_range(empty), response.exponent), count, broken)
 
 
 def _weighted(
@@ -95,7 +136,7 @@ def _weighted(
     The powers of a band fill 7/10 of the range of the dtype, and the bands reach down to 5/8 of its largest exponent;
     one that reached further would have derivatives that leave the range on their way.
     """
-    axis, highest = reduction.axes[0], _range(ratio.dtype)[1]
+    axis, highest = reduction.axes[0], limits_of(ratio.dtype)[1]
     reach = 0.625 * highest
     width = min(1.4 * highest / exponent, reach)
     bands = np.arange(math.ceil(reach / width)).reshape(-1, *[1] * ratio.ndim)
@@ -104,7 +145,7 @@ def _weighted(
     middle = np.round(-width * (bands + 0.5))
     finite = jnp.isfinite(ratio)
     inside = (ratio < high) & (ratio >= low) & finite
-    powers = _power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)
+    powers = power(jnp.where(inside, ratio, 0) * (2.0**-middle).astype(ratio.dtype), exponent)
     # what is not finite is counted, as in a product not even a weight of 0 would keep it out
     stacked = jnp.concatenate([powers, jnp.where(finite, 0, 1).astype(ratio.dtype)[None]])
     totals = jnp.moveaxis(_product(jnp.moveaxis(stacked, axis + 1, -1), weights, reduction), -1, axis + 1)
@@ -139,7 +180,7 @@ def _device_pool(pool: Pool, shape: Shape, sigma: jax.Array, reduction: Reductio
     exponent = response.exponent
     middle, low, high = (v.reshape(-1, *[1] * len(shape)) for v in _bands(exponent, pool.share.dtype))
     inside = (pool.exponent >= low) & (pool.exponent < high) & jnp.isfinite(pool.share)
-    moved = _two_to(jnp.where(inside, pool.exponent - middle, 0), exponent)
+    moved = two_to(jnp.where(inside, pool.exponent - middle, 0), exponent)
     banded = moved * jnp.where(inside, pool.share, 0)
     besides = [jnp.broadcast_to(v, pool.share.shape)[None] for v in (pool.count, pool.broken)]
     stacked = jnp.concatenate([banded, *besides])
@@ -148,7 +189,7 @@ def _device_pool(pool: Pool, shape: Shape, sigma: jax.Array, reduction: Reductio
         if totals.shape[axis + 1] not in (1, shape[axis]):  # rows for the elements of all devices
             place, _ = place_among_devices(reduction.axis_name, reduction.axis_index_groups)
             totals = jax.lax.dynamic_slice_in_dim(totals, place * shape[axis], shape[axis], axis + 1)
-    empty = _exponent_of(sigma if response.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
+    empty = exponent_of(sigma if response.pool == "weighted" else jnp.zeros_like(sigma, shape=()))
     joined = _joined(middle, totals[:-2], empty, exponent)
     return Pool(*joined, totals[-2], jax.lax.stop_gradient(totals[-1]))
 
@@ -161,62 +202,17 @@ def _joined(
     `empty` is the exponent where all sums are 0: one at which the derivative in the weights is in range.
     """
     fixed = jax.lax.stop_gradient(sums)
-    largest = _in_range((exponents + jnp.log2(fixed) / exponent).max(0))
+    largest = in_range((exponents + jnp.log2(fixed) / exponent).max(0))
     largest = jnp.where((fixed == 0).all(0), empty, largest)
     # a term without any sum may lie so far above the largest that its power would overflow
-    steps = jnp.clip(exponents - largest, None, (_range(sums.dtype)[1] - 3) / exponent)
-    return largest, (_two_to(steps, exponent) * sums).sum(0)
+    steps = jnp.clip(exponents - largest, None, (limits_of(sums.dtype)[1] - 3) / exponent)
+    return largest, (two_to(steps, exponent) * sums).sum(0)
 
 
 def _bands(exponent: float, dtype: Dtype) -> tuple[np.ndarray, ...]:
     """Return the binary exponents in the middle of bands, and at their lower and upper edges."""
-    lowest, highest = _range(dtype)
+    lowest, highest = limits_of(dtype)
     edges = np.linspace(lowest, highest, math.ceil((highest - lowest) * exponent / (1.2 * highest)) + 1)
     low, high = np.array([-np.inf, *edges[1:-1]]), np.array([*edges[1:-1], np.inf])
     middle = np.round((edges[1:] + edges[:-1]) / 2)
     return middle.astype(dtype), low.astype(dtype), high.astype(dtype)
-
-
-def _range(dtype: Dtype) -> tuple[int, int]:
-    """Return the binary exponents between which numbers are normal."""
-    limits = np.finfo(dtype)
-    return int(limits.minexp), int(limits.maxexp)
-
-
-def _exponent_of(size: jax.Array) -> jax.Array:
-    return _in_range(jnp.log2(jax.lax.stop_gradient(size)))
-
-
-def _in_range(exponent: jax.Array) -> jax.Array:
-    """Return the whole exponent of a number that is normal, and whose reciprocal is."""
-    lowest, highest = _range(exponent.dtype)
-    return jnp.round(jnp.clip(exponent, lowest + 1, highest - 2))
-
-
-def _two_to(power: jax.Array, exponent: float = 1.0) -> jax.Array:
-    """Return a power of two to the power of n; for whole ones exactly."""
-    two = jnp.asarray(2, power.dtype)  # exp2 is off by some ulp
-    if exponent < 1:  # the first power may be out of range
-        return jnp.power(two, power * exponent)
-    return _power(jnp.power(two, power), exponent)
-
-
-def _power(magnitude: jax.Array, exponent: float) -> jax.Array:
-    """Return a magnitude to the power of n, with a finite derivative at 0."""
-    if exponent == int(exponent):
-        return jax.lax.integer_pow(magnitude, int(exponent))
-    zero = magnitude <= 0
-    return jnp.where(zero, 0, jnp.where(zero, 1, magnitude) ** exponent)
-
-
-def _scaled_power(a: jax.Array, unit: jax.Array, exponent: float) -> jax.Array:
-    """Return (a u)^n; for n < 1 the product may be out of range, and the power not."""
-    return _power(a * unit, exponent) if exponent >= 1 else _power(a, exponent) * _power(unit, exponent)
-
-
-def _signed_power(drive: jax.Array, unit: jax.Array, exponent: float) -> jax.Array:
-    """Return sign(D) |D u|^n; for n = 1 this is D u, with a derivative at 0."""
-    if exponent < 1:
-        return jnp.sign(drive) * _scaled_power(jnp.abs(drive), unit, exponent)
-    scaled = drive * unit
-    return scaled if exponent == 1 else scaled * _power(jnp.abs(scaled), exponent - 1)

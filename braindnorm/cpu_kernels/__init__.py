@@ -20,13 +20,14 @@ import contextlib
 import contextvars
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from .._numerics.deferred import is_constant
 from .._numerics.plan import Plan
 from ..errors import PackageError
+from ..units import Mantissa
 from . import _choice
 
 __all__ = ["Status", "disable", "disabled", "enable", "enabled", "status"]
@@ -154,18 +155,26 @@ def disabled() -> Iterator[None]:
         _suspended.reset(before)
 
 
-def rule_for(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> Callable[..., jax.Array] | None:
+def in_force() -> bool:
+    """Tell whether what is traced now takes kernels where they fit. It starts JAX's backend."""
+    if _off or _suspended.get() or _choice.SWITCHED_OFF or jax.default_backend() != "cpu":
+        return False
+    from . import _library  # imported when the first norm is called
+
+    return _library.ready()
+
+
+def rule_for(
+    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+) -> Callable[..., jax.Array] | None:
     """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None.
 
     It starts JAX's backend. Sizes that are symbols go the plain way.
     """
-    if _off or _suspended.get() or _choice.SWITCHED_OFF or not is_constant(x.shape) or jax.default_backend() != "cpu":
+    if not is_constant(x.shape) or not in_force() or not _choice.fits(plan, x, valid, epsilon, *parameters):
         return None
-    from . import _library  # imported when the first norm is called
     from ._rule import kernel_norm
 
-    if not _library.ready() or not _choice.fits(plan, x, valid, epsilon, *parameters):
-        return None
     return kernel_norm
 
 

@@ -23,7 +23,7 @@ def is_local(context: Any) -> bool:
     return all(size == 1 or name in manual for name, size in shape.items())
 
 
-def varying(value: Any) -> frozenset[str] | None:
+def varying(value: jax.Array) -> frozenset[str] | None:
     """Return the axes of a ``shard_map`` along which a value varies, by its type; None if the type does not tell."""
     kind = jax.typeof(value)
     kind = getattr(kind, "manual_axis_type", kind)
@@ -31,22 +31,22 @@ def varying(value: Any) -> frozenset[str] | None:
     return axes
 
 
-def can_be_alike(values: Sequence[Any]) -> bool:
+def can_be_alike(values: Sequence[jax.Array]) -> bool:
     """Tell whether `alike` can be called: it has to where some vary, since a foreign call does not mix the two."""
     axes = [varying(value) for value in values]
     castable = hasattr(jax.lax, "pcast") or hasattr(jax.lax, "pvary")
     return None not in axes and (castable or not any(axes))
 
 
-def alike(values: Sequence[Any], like: Sequence[Any]) -> list[jax.Array]:
+def alike(values: Sequence[jax.Array], like: Sequence[jax.Array]) -> list[jax.Array]:
     """Return values that vary along all axes that some of others do. Their cotangents are summed over what is added."""
     axes = frozenset[str]().union(*(varying(value) or () for value in like))
     return [_varying_along(value, axes - (varying(value) or frozenset())) for value in values]
 
 
-def _varying_along(value: Any, axes: frozenset[str]) -> jax.Array:
+def _varying_along(value: jax.Array, axes: frozenset[str]) -> jax.Array:
     if not axes:
-        return value  # type: ignore[no-any-return]
+        return value
     names = tuple(sorted(axes))
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(value, names, to="varying")  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The fast rule of ``braindnorm._numerics.fused`` with kernels in it: the value, and the gradient of a cotangent."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,22 +11,33 @@ from jax.interpreters import ad
 
 from .._numerics import fused
 from .._numerics.plan import Plan
+from .._numerics.shapes import Centre, Mask, Parameter, Values
+from ..units import Dtype, Mantissa, Shape
 from ._library import target
 from ._placement import alike
 from ._view import View, gather_statistics, is_worth_it, mask_of, spread_statistics, view_of
 from ._with_kernel import WithKernel
 
+# x and the mask; epsilon, scale and bias
+Inputs = tuple[jax.Array, Mask]
+Constants = tuple[jax.Array, jax.Array, jax.Array]
+# x, the mask, what is kept of the statistics, and a tangent or a cotangent of x
+Kept = tuple[jax.Array, Mask, jax.Array, jax.Array]
+# the scale, and the tangents of epsilon, scale and bias
+Moving = tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]
+Results = tuple[jax.Array, ...]
 
-def kernel_norm(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+
+def kernel_norm(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter) -> Values:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
     view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
     operands = [v for v in (x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias) if v is not None]
-    operands = alike(operands, operands)
-    return _normalized(plan, operands[0], None if valid is None else operands[1], *operands[-3:])
+    x, *mask, epsilon, scale, bias = alike(operands, operands)
+    return _normalized(plan, x, mask[0] if mask else None, epsilon, scale, bias)
 
 
-def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
+def _whole(view: View, parameter: Parameter, absent: float, dtype: Dtype) -> jax.Array:
     """Return a parameter with an entry for each channel of each group."""
     if parameter is None:
         return jnp.full(view.parameter, absent, dtype)
@@ -35,20 +46,22 @@ def _whole(view: View, parameter: Any, absent: float, dtype: Any) -> jax.Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _normalized(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+def _normalized(plan: Plan, x: Values, valid: Mask, epsilon: jax.Array, scale: jax.Array, bias: jax.Array) -> Values:
     return _value_alone(plan, (x, valid), (epsilon, scale, bias))[0]
 
 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
-def _normalized_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _normalized_jvp(
+    plan: Plan, primals: tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array], tangents: Sequence[Any]
+) -> tuple[jax.Array, jax.Array]:
     x, valid, epsilon, scale, bias = primals
     y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
-    dx, _, *others = (None if isinstance(t, SymbolicZero) else t for t in tangents)
+    dx, _, deps, dscale, dbias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     dx = jnp.zeros_like(x) if dx is None else dx
-    return y, _tangent(plan, (x, valid, kept, dx), (scale, *others))[0]
+    return y, _tangent(plan, (x, valid, kept, dx), (scale, deps, dscale, dbias))[0]
 
 
-def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     (x, valid), (epsilon, scale, bias) = rows, shared
     plan = plan.with_derivatives()
     centre, r = fused.statistics(plan, x, valid, epsilon)
@@ -57,59 +70,59 @@ def _plain_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
     return y, jnp.stack([*centre, *absent, r], -1)
 
 
-def _statistics(plan: Plan, kept: jax.Array) -> tuple[fused.Centre, jax.Array]:
+def _statistics(plan: Plan, kept: jax.Array) -> tuple[Centre, jax.Array]:
     """Return the parts of the mean and r, which are kept in one array: a loop then carries one."""
     mean, rest, r = (kept[..., i] for i in range(3))
     return (mean, rest) if plan.centred else (), r
 
 
-def _kernel_value(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _kernel_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     (x, valid), (epsilon, scale, bias) = rows, shared
     view = _seen(plan, x.shape, (scale.shape,))
     if not is_worth_it(view, x.shape):
         return _plain_value(plan, rows, shared)
     results = [jax.ShapeDtypeStruct(shape, plan.dtype) for shape in (x.shape, (view.batch * view.groups, 3))]
     y, kept = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
-    return y, spread_statistics(view, plan.over, x.shape, kept)
+    return y, spread_statistics(view, plan.reduction, x.shape, kept)
 
 
-def _plain_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _plain_value_alone(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     return (fused.fused_norm(plan, *rows, *shared),)
 
 
-def _kernel_value_alone(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _kernel_value_alone(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     x, scale = rows[0], shared[1]
     if not is_worth_it(_seen(plan, x.shape, (scale.shape,)), x.shape):
         return _plain_value_alone(plan, rows, shared)
     return _kernel_value(plan, rows, shared)[:1]
 
 
-def _plain_tangent(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _plain_tangent(plan: Plan, rows: Kept, shared: Moving) -> Results:
     (x, valid, kept, dx), (scale, deps, dscale, dbias) = rows, shared
     centre, r = _statistics(plan, kept)
     deps = jnp.zeros((), plan.dtype) if deps is None else deps
     return (fused.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
 
 
-def _plain_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
-    (*kept, g), (scale,) = rows, shared
+def _plain_gradient(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results:
+    (x, valid, kept, g), (scale,) = rows, shared
 
     def along(dx: jax.Array, dscale: jax.Array, dbias: jax.Array) -> jax.Array:
-        return _plain_tangent(plan, (*kept, dx), (scale, None, dscale, dbias))[0]
+        return _plain_tangent(plan, (x, valid, kept, dx), (scale, None, dscale, dbias))[0]
 
-    return tuple(jax.linear_transpose(along, kept[0], scale, scale)(g))
+    return tuple(jax.linear_transpose(along, x, scale, scale)(g))
 
 
-def _kernel_gradient(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+def _kernel_gradient(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results:
     return _gradient_by_kernel(plan, rows, shared) or _plain_gradient(plan, rows, shared)
 
 
-def _kernel_gradient_of_parameters(plan: Plan, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
-    found = _gradient_by_kernel(plan, rows, shared, of_x=False) or _plain_gradient(plan, rows, shared)
-    return found[1:]
+def _kernel_gradient_of_parameters(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results:
+    gradients = _gradient_by_kernel(plan, rows, shared, of_x=False) or _plain_gradient(plan, rows, shared)
+    return gradients[1:]
 
 
-def _gradient_by_kernel(plan: Plan, rows: Any, shared: Any, *, of_x: bool = True) -> tuple[jax.Array, ...]:
+def _gradient_by_kernel(plan: Plan, rows: Kept, shared: tuple[jax.Array], *, of_x: bool = True) -> Results:
     """Return the gradients, that of x with no elements if it is not asked for; nothing, where XLA is as fast."""
     (x, valid, kept, g), (scale,) = rows, shared
     view = _seen(plan, x.shape, (scale.shape,))
@@ -117,52 +130,63 @@ def _gradient_by_kernel(plan: Plan, rows: Any, shared: Any, *, of_x: bool = True
         return ()
     shapes = ((x.shape if of_x else (0,), x.dtype), *[(scale.shape, scale.dtype)] * 2)
     results = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, gather_statistics(plan.over, kept))
+    statistics = gather_statistics(plan.reduction, kept)
+    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, statistics)
 
 
-def _call(name: str, results: Any, plan: Plan, view: View, x: Any, valid: Any, *others: Any) -> tuple[jax.Array, ...]:
-    call: Callable[..., Any] = jax.ffi.ffi_call(target(name), results)
-    operands = alike((x, mask_of(view, plan.over, x.shape, valid), *others), (x, *others))
+def _call(
+    name: str,
+    results: Sequence[jax.ShapeDtypeStruct],
+    plan: Plan,
+    view: View,
+    x: jax.Array,
+    valid: Mask,
+    *others: jax.Array,
+) -> Results:
+    call: Callable[..., Sequence[jax.Array]] = jax.ffi.ffi_call(target(name), results)
+    operands = alike((x, mask_of(view, plan.reduction, x.shape, valid), *others), (x, *others))
     return tuple(alike(call(*operands, lengths=view.lengths, centred=plan.centred), operands))
 
 
 def _fold(plan: Plan) -> Plan:
     """Return the plan for arrays with one more leading axis."""
-    over = plan.over
-    channel = None if over.channel_axis is None else over.channel_axis + 1
-    return plan._replace(over=over._replace(axes=tuple(axis + 1 for axis in over.axes), channel_axis=channel))
+    reduction = plan.reduction
+    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
+    moved = reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
+    return plan._replace(reduction=moved)
 
 
-def _seen(plan: Plan, shape: tuple[int, ...], parameters: tuple[tuple[int, ...], ...]) -> View:
-    view = view_of(plan.over, shape, parameters)
+def _seen(plan: Plan, shape: Shape, parameters: tuple[Shape, ...]) -> View:
+    view = view_of(plan.reduction, shape, parameters)
     assert view is not None, "the kernels were asked for what they cannot do"
     return view
 
 
-def _transposed(plan: Plan, rows: Any, shared: Any, cotangents: Any) -> Any:
+def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Array]) -> object:
     """Transpose the tangent by the kernel, unless the cotangent of epsilon is asked for."""
-    (*kept, dx), (scale, deps, *parameters) = rows, shared
+    (x, valid, kept, dx), (scale, deps, *parameters), (g,) = rows, shared, cotangents
     if ad.is_undefined_primal(deps):
         return None
     asked = [ad.is_undefined_primal(parameter) for parameter in parameters]
+    arguments = (x, valid, kept, g), (scale,)
     if not ad.is_undefined_primal(dx):
-        gradients: tuple[Any, ...] = (None, *_gradient_of_parameters(plan, (*kept, *cotangents), (scale,)))
+        gradients: Sequence[jax.Array | None] = (None, *_gradient_of_parameters(plan, *arguments))
     else:
-        gradients = (_gradient if any(asked) else _gradient_of_x)(plan, (*kept, *cotangents), (scale,))
-    found = [gradients[1 + i] if wanted else None for i, wanted in enumerate(asked)]
-    return (*[None] * len(kept), gradients[0]), (None, None, *found)
+        gradients = (_gradient if any(asked) else _gradient_of_x)(plan, *arguments)
+    by_parameter = [gradients[1 + i] if wanted else None for i, wanted in enumerate(asked)]
+    return (None, None, None, gradients[0]), (None, None, *by_parameter)
 
 
 _value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_value_alone, fold=_fold)
 _value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
 _gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)
-_gradient_of_parameters = WithKernel(
+_gradient_of_parameters: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_parameters",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[1:],
     _kernel_gradient_of_parameters,
 )
-_gradient_of_x = WithKernel(
+_gradient_of_x: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_x",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[:1],
     lambda plan, rows, shared: _kernel_gradient(plan, rows, shared)[:1],

@@ -7,7 +7,7 @@ Notes
 **Options that every norm shares.**
 
 epsilon : float or Quantity
-    :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of the
+    :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the
     input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
     squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
 mask : array_like of bool or int, optional
@@ -29,6 +29,11 @@ axis_index_groups : sequence of sequence of int, optional
 use_fast_variance : bool
     True is right to the rounding of a careful two-pass (2e-3 at -65 mV with a spread of 0.01 mV in float32). False uses
     a compensated mean (1e-5 there), and gives a constant shift a tangent of exactly 0.
+stop_statistics_gradient : bool
+    Whether the statistics are constants to derivatives [1]_, so that each element has one of its own:
+    :math:`\dot y = \gamma\, \dot x / \sqrt{\sigma^2 + \varepsilon}` of a change of the input. Values are the same, and
+    scale, bias and epsilon keep their derivatives. It is for online learning rules, which lose what comes before a norm
+    that subtracts the mean.
 dtype : dtype, optional
     The dtype of the result. None promotes the input with scale and bias; integers and booleans become float. Statistics
     are at least float32.
@@ -42,6 +47,11 @@ name : str
 :class:`~braindnorm.errors.AxisError`, :class:`~braindnorm.errors.AxisNameError`,
 :class:`~braindnorm.errors.DtypeError` and :class:`~braindnorm.errors.OptionError`. Each message says what was asked,
 what came, and what to do.
+
+References
+----------
+.. [1] Xu, J., Sun, X., Zhang, Z., Zhao, G. and Lin, J. (2019). Understanding and improving layer normalization.
+   NeurIPS 32. arXiv:1911.07013. (Their DetachNorm.)
 """
 
 from ._batch_norm import batch_norm, update_running

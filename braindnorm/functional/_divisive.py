@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from .. import units
-from .._numerics.axes import Axes, canonical_axes, fit_parameter
+from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
-from .._numerics.moments import Reduction, zero_masked
-from .._numerics.pools import Response, respond
-from ..errors import AxisError
-from ..masks._align import align
-from ..units import Dtype, DtypeLike, Mantissa, MaskLike, QuantityLike, Result, Shape, Unit
+from .._numerics.pools import respond
+from ..units import DtypeLike, MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
-from ._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
-from ._dtypes import arithmetic_dtype, real_array, result_dtype
-from ._enter import MaskedOutput, padding_of
-from ._reduction import check_axis_name
+from ._drive import Pool, enter_drive
+from ._enter import MaskedOutput
+from ._leave import leave
 
-Pool = Literal["mean", "sum"] | QuantityLike
 # an eager call is one program, not a hundred; inside another program it leaves no trace
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
 
@@ -38,6 +30,7 @@ def divisive_norm(
     pool_axes: Axes = -1,
     pool: Pool = "mean",
     rectify: bool = True,
+    stop_statistics_gradient: bool = False,
     mask: MaskLike | None = None,
     masked_output: MaskedOutput = "zero",
     unit: Unit | None = None,
@@ -71,6 +64,10 @@ def divisive_norm(
     rectify : bool
         True takes a negative drive as 0 (half-wave rectification [2]_). False responds to its magnitude, with its sign:
         :math:`\operatorname{sign}(D) |D|^n` over :math:`\sigma^n + \operatorname{pool} |D|^n`.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     axis_name, axis_index_groups
         Mapped axes that are pooled too. With a matrix: as long as the local axis, it weights the elements of every
         device alike, and the devices are added; as long as that axis of all devices (of the group) together, it has a
@@ -111,63 +108,11 @@ def divisive_norm(
     >>> divisive_norm(jnp.array([10., 30.]) * u.Hz, sigma=20. * u.Hz, gamma=14. * u.Hz, pool="sum").round(1)
     Quantity([1. 9.], "Hz")
     """
-    check_axis_name(axis_name, axis_index_groups)
-    check_exponent(exponent, rectify)
-    kind, weights = read_pool(pool)
-    mantissa, reference = units.strip(x, units.check_unit(unit, option="unit"))
-    gain, gain_unit = units.strip_parameters({"gamma": gamma}, units.check_unit(out_unit, option="out_unit"))
-    out_unit = reference if gain_unit is None else gain_unit
-    array = real_array(mantissa)
-    reduction = Reduction(canonical_axes(pool_axes, array.ndim, option="pool_axes"))
-    reduction = reduction._replace(axis_name=axis_name, axis_index_groups=axis_index_groups)
-    parameters = {
-        "sigma": in_drive_unit(sigma, reference),
-        "gamma": real_parameter(gain["gamma"], "gamma"),
-    }
-    # a change of prefix may have widened it
-    arrived = array if unit is None else real_array(units.strip(x, None)[0])
-    result = result_dtype([arrived, *parameters.values()], dtype)
-    valid = align(mask, array.shape)
-    padding = padding_of(array, masked_output, reference, out_unit)
-    response = Response(float(exponent), kind, bool(rectify))
-    r = _response(array, parameters, valid, weights, reduction, response, result, keep_padding=padding is None)
-    if valid is not None and padding is not None:
-        r = jnp.where(valid, r, padding.astype(result))
-    return units.restore(r, out_unit)
-
-
-def _response(
-    array: jax.Array,
-    parameters: Mapping[str, Mantissa],
-    valid: jax.Array | None,
-    weights: Mantissa | None,
-    reduction: Reduction,
-    response: Response,
-    result: Dtype,
-    *,
-    keep_padding: bool,
-) -> jax.Array:
-    """Bring all to the shape and dtype of the arithmetic, and back."""
-    wide = arithmetic_dtype(array.dtype, result)
-    fitted = [fit_parameter(value, array.shape, option=option).astype(wide) for option, value in parameters.items()]
-    if weights is not None:
-        weights = _fit_weights(weights, array.shape, reduction).astype(wide)
-    seen = valid | jnp.isfinite(array) if valid is not None and keep_padding else valid
-    drive = zero_masked(array, seen).astype(wide)
-    sigma, gamma = fitted
-    if reduction.axis_name is None:
-        r: jax.Array = _compiled(reduction, response, drive, sigma, gamma, valid, weights)
-    else:
-        r = respond(reduction, response, drive, sigma, gamma, valid, weights)
-    return r.astype(result)
-
-
-def _fit_weights(weights: Mantissa, shape: Shape, reduction: Reduction) -> jax.Array:
-    rows = jnp.shape(weights)[0]
-    alone = reduction.axis_name is None  # a matrix may be that of the elements of all devices
-    if len(reduction.axes) != 1 or (alone and shape[reduction.axes[0]] != rows):
-        raise AxisError(
-            f"a pool of {jnp.shape(weights)} weights needs one pool axis of length {rows}; got"
-            f" pool_axes={reduction.axes} of an input of shape {shape}."
-        )
-    return jnp.asarray(weights)
+    drive = enter_drive(
+        x, sigma, gamma, exponent=exponent, pool_axes=pool_axes, pool=pool, rectify=rectify, mask=mask, unit=unit,
+        masked_output=masked_output, out_unit=out_unit, axis_name=axis_name, axis_index_groups=axis_index_groups,
+        dtype=dtype, stop_statistics_gradient=stop_statistics_gradient,
+    )  # fmt: skip
+    way = respond if drive.reduction.axis_name is not None else _compiled
+    y = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.entry.valid, drive.weights)
+    return leave(y, drive.entry)

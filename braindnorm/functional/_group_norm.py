@@ -7,6 +7,7 @@ from typing import SupportsIndex, Unpack
 from .._numerics.axes import DEFAULT_GROUPS, Axes
 from ..units import QuantityLike, Result
 from ._arguments import norm_function
+from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import grouped_reduction
@@ -14,6 +15,7 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
+@compiled_when_called
 def group_norm(
     x: QuantityLike,
     num_groups: SupportsIndex | None = DEFAULT_GROUPS,
@@ -37,7 +39,7 @@ def group_norm(
         How many groups, or how many channels in each: one of them, and None for the other (a group_size alone is
         enough).
     scale, bias : array_like or Quantity, optional
-        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. Both are in the output's unit.
     feature_axis : int
         The axis of `x` that holds the channels.
     reduction_axes : int or sequence of int, optional
@@ -45,7 +47,7 @@ def group_norm(
         axis but the leading one, which is the batch, unless it holds the channels.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

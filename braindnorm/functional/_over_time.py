@@ -1,5 +1,7 @@
 """Standardize by the moments of the past: one step, or all steps of a sequence at once."""
 
+from typing import Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -12,15 +14,34 @@ from .._numerics.moments import (
     deviations,
     local_count,
     local_sum,
+    rstd,
     zero_masked,
 )
+from .._numerics.renorm import renormalize, standardize_by_step
 from .._numerics.two_term import TwoTerm, single
 from ..errors import AxisError, MaskError
+from ..units import Mantissa
 from ._enter import Entry
-from ._standardize import Standardization, apply_affine
+from ._standardize import Observed, Standardization, apply_affine
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
 _advance, _replay = (jax.jit(clock, inline=True) for clock in (advance, replay))
+
+
+class By(NamedTuple):
+    """What steps are standardized by.
+
+    `what` is the moments of the step itself, of all steps so far, or kept ones (`mean` and `var`, as they broadcast to
+    the input; no further than `max_ratio` from those of the step). A memory of fewer than `min_count` elements is not
+    used, but the step itself. A `frozen` memory is a constant.
+    """
+
+    what: Literal["step", "past", "running"] = "past"
+    mean: jax.Array | None = None
+    var: jax.Array | None = None
+    max_ratio: float = 1.0
+    min_count: float = 1
+    frozen: bool = False
 
 
 class Clock:
@@ -36,21 +57,59 @@ class Clock:
         Where a trial begins, with as many axes as the input.
     sequence : bool
         Whether the leading axis of the input is time.
+    by : By
+        What steps are standardized by.
     """
 
-    def __init__(self, memory: Memory, rate: Rate, began: jax.Array | None, sequence: bool) -> None:
+    def __init__(
+        self, memory: Memory, rate: Rate, began: jax.Array | None, sequence: bool, by: By | None = None
+    ) -> None:
         self.memory, self.rate, self.began, self.sequence = memory, rate, began, sequence
+        self.by = By() if by is None else by
 
-    def standardize(self, entry: Entry, spec: Standardization) -> tuple[jax.Array, Memory]:
-        """Return z * scale + bias, and the memory after the last step."""
+    def standardize(self, entry: Entry, spec: Standardization) -> tuple[jax.Array, Memory, Observed]:
+        """Return z * scale + bias, the memory after the last step, and the moments of each step by which it went."""
         x, valid = entry.x, entry.valid
         if valid is not None:
             # what is masked must be finite: its cotangent is 0, and 0 times NaN is NaN
             x = jnp.where(valid | jnp.isfinite(x), x, 0) if spec.keep_padding else zero_masked(x, valid)
+        x = x.astype(entry.dtype)
+        moments, deviation = self._observe(x, valid, spec)
+        now, last = self.remember(moments, constant=spec.constant)
+        z = self._standardized(x, deviation, moments, now, spec.epsilon)
+        mine = Observed(moments.count, moments.mean.value + moments.mean.rest, moments.m2 / at_least_one(moments.count))
+        seen = Observed(now.count.value, now.mean.value, now.var) if self.by.what == "past" else mine
+        return apply_affine(z, entry, spec), last, seen
+
+    def _standardized(
+        self, x: jax.Array, deviation: jax.Array, moments: Steps, now: Memory, epsilon: Mantissa
+    ) -> jax.Array:
+        by = self.by
+        if by.what == "running":
+            assert by.mean is not None and by.var is not None
+            return renormalize(deviation, moments, by.mean, by.var, epsilon, by.max_ratio)
+        if by.what == "step":
+            return standardize_by_step(deviation, moments, epsilon)
+        if by.frozen:
+            z = ((x - now.mean.value) - now.mean.rest) * rstd(now.var, epsilon)
+        else:
+            z = standardize_by_memory(deviation, moments, now, epsilon)
+            if by.min_count <= 1:
+                return z
+        return jnp.where(now.count.value < by.min_count, standardize_by_step(deviation, moments, epsilon), z)
+
+    def remember(self, moments: Steps, *, constant: bool = False) -> tuple[Memory, Memory]:
+        """Return the memory after each step, and after the last one as it is kept. A frozen one stays as it is.
+
+        If `constant` it is one to derivatives, this step's part too.
+        """
+        if self.by.frozen:
+            now: Memory = jax.tree.map(jax.lax.stop_gradient, self.memory.widened(moments.m2.dtype))
+            return now, self.memory
         memory = self.memory if self.sequence else forget(self.memory, self.began)
-        moments, deviation = self._observe(x.astype(entry.dtype), valid, spec)
-        now, last = self._remember(memory, moments)
-        return apply_affine(standardize_by_memory(deviation, moments, now, spec.epsilon), entry, spec), last
+        if constant or self.by.what != "past":  # then no output depends on it
+            memory, moments = jax.tree.map(jax.lax.stop_gradient, (memory, moments))
+        return self._remember(memory, moments)
 
     def _remember(self, memory: Memory, moments: Steps) -> tuple[Memory, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""
@@ -73,17 +132,17 @@ class Clock:
         mean is then that centre and a small rest, and not rounded.
         """
         if spec.fast_variance or not spec.centred:
-            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred)
-            return self._checked(moments, single(moments.mean), spec.reduction), deviation
+            moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
+            return self.checked(moments, single(moments.mean), spec.reduction), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
         count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
-        moments, deviation = deviations(x - centre, spec.reduction, valid)
-        return self._checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
+        moments, deviation = deviations(x - centre, spec.reduction, valid, constant=spec.constant)
+        return self.checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
 
-    def _checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
+    def checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
         """Return the moments with a count for each, if they are of as many trials as the memory."""
         shape = moments.m2.shape[1:] if self.sequence else moments.m2.shape
         if shape != self.memory.m2.value.shape:

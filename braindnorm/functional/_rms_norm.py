@@ -7,6 +7,7 @@ from typing import Unpack
 from .._numerics.axes import Axes
 from ..units import QuantityLike, Result
 from ._arguments import norm_function
+from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
@@ -14,6 +15,7 @@ from ._standardize import standardization, standardize
 
 
 @norm_function(OPTIONS)
+@compiled_when_called
 def rms_norm(
     x: QuantityLike,
     scale: QuantityLike | None = None,
@@ -30,12 +32,12 @@ def rms_norm(
     x : array_like or Quantity
         The input, of any shape.
     scale : array_like or Quantity, optional
-        :math:`\gamma`, broadcast to `x` from the right. It counts in the output's unit.
+        :math:`\gamma`, broadcast to `x` from the right. It is in the output's unit.
     reduction_axes : int or sequence of int
         The axes that the mean square runs over.
     **options
         What every norm takes: `epsilon`, `mask`, `masked_output`, `unit`, `out_unit`, `axis_name`, `axis_index_groups`,
-        `use_fast_variance`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
+        `use_fast_variance`, `stop_statistics_gradient`, `dtype`, `affine`, `name`. See :mod:`braindnorm.functional`.
 
     Returns
     -------

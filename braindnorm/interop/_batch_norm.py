@@ -42,18 +42,20 @@ def load_batch_norm(
     return load_running(load(layer, scale, bias), mean, var)
 
 
-def affine_of(module: Foreign, scale: Any, bias: Any, options: dict[str, Any]) -> dict[str, bool]:
-    """Return whether a module learns a scale and a bias, as our argument: both or neither.
+def affine_of(module: Foreign, scale: Any, bias: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return whether a module learns a scale and a bias, as our arguments.
 
     Raises
     ------
     ConversionError
-        If it learns one of them, and the caller has not said what to do.
+        If it learns a bias without a scale, and the caller has not said what to do.
     """
-    if (scale is None) != (bias is None) and "affine" not in options:
-        there, missing, start = ("scale", "bias", 0) if bias is None else ("bias", "scale", 1)
-        what = f"has a {there} without a {missing}, which ours lacks"
-        refuse(type(module).__name__, what, f"Pass affine=True for a {missing} that starts at {start} and is learned.")
+    if "affine" not in options:
+        if scale is None and bias is not None:
+            remedy = "Pass affine=True for a scale that starts at 1 and is learned."
+            refuse(type(module).__name__, "has a bias without a scale, which ours lacks", remedy)
+        if scale is not None and bias is None:
+            return {"affine": True, "bias_initializer": None}
     return {"affine": scale is not None}
 
 

@@ -25,7 +25,7 @@ WITH_BATCH = ("BatchNorm", *KINDS)
 AS_THERE = {"masked_output": "normalize"}
 
 # What other packages may lack; None asks nothing of them.
-_OPTIONS = ("unit", "out_unit", "axis_name", "axis_index_groups", "dtype", "param_steps")
+_OPTIONS = ("unit", "out_unit", "axis_name", "axis_index_groups", "dtype", "param_steps", "running_steps", "gain_steps")
 
 
 def state_of(layer: Norm | Foreign) -> ParamState | None:
@@ -95,9 +95,12 @@ def check_expressible(layer: Norm, target: str, *, has: Collection[str] = ()) ->
         Naming the option.
     """
     for option in _OPTIONS:
-        value = getattr(layer, option)
+        value = getattr(layer, option, None)
         if value is not None and option not in has:
             lacks(layer, f"{option}={value}", target, f"Build the layer with {option}=None.")
+    if layer.stop_statistics_gradient:
+        remedy = "Build the layer with stop_statistics_gradient=False."
+        lacks(layer, "stop_statistics_gradient=True", target, remedy)
     if layer.masked_output == "input":  # the other two give the same wherever nothing is masked
         lacks(layer, "masked_output=input", target, "Build the layer with masked_output='normalize'.")
     state = state_of(layer)

@@ -41,8 +41,8 @@ class Replaced(list[Swap]):
         self.left = left
 
     def __str__(self) -> str:
-        rows = [f"replaced {_at(path)}: {type(old).__name__}" for path, old, _ in self]
-        rows += [f"left {_at(path)}: {type(module).__name__}, {reason}" for path, module, reason in self.left]
+        rows = [f"replaced {at(path)}: {type(old).__name__}" for path, old, _ in self]
+        rows += [f"left {at(path)}: {type(module).__name__}, {reason}" for path, module, reason in self.left]
         return "\n".join(rows)
 
 
@@ -112,7 +112,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
             for key in _STATES:
                 if getattr(module, key, None) is not None and hasattr(layer, key):
                     setattr(layer, key, states.setdefault(id(getattr(module, key)), getattr(layer, key)))
-    others = [(path, module) for path, module in nodes.items() if id(module) not in new and _is_norm(module)]
+    others = [(path, module) for path, module in nodes.items() if id(module) not in new and is_norm(module)]
     left = [Left(path, module, _reason(module)) for path, module in others if not isinstance(module, NormModule)]
     report = Replaced(swap(model, new), left)
     if not new and len(left) == len(others):
@@ -125,7 +125,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     return report
 
 
-def _is_norm(module: object) -> bool:
+def is_norm(module: object) -> bool:
     """Tell whether a module, or a class that it derives from, is named after a norm."""
     return any(_NAME.search(kind.__name__) for kind in type(module).__mro__)
 
@@ -137,5 +137,6 @@ def _reason(module: object) -> str:
     return "which has no counterpart in braindnorm"
 
 
-def _at(path: Path) -> str:
+def at(path: Path) -> str:
+    """Return a place as a report shows it."""
     return ".".join(map(str, path)) or "the model itself"

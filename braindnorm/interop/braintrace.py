@@ -24,7 +24,11 @@ class ETraceNormParam(NormParam):
 
     Notes
     -----
-    braintrace works on one sample: take a batch with ``braintrace.compile(..., vmap=True)``.
+    What comes before a norm that subtracts the mean has an online gradient of 0, as the rules ask how a shift of all
+    elements passes, and none does. Build the norm with ``stop_statistics_gradient=True``: it is then elementwise, and
+    what comes before it is learned too.
+
+    A batch goes to braintrace whole (``braintrace.compile(..., batch_size=n)``) or sample by sample (``vmap=True``).
 
     References
     ----------
@@ -36,7 +40,7 @@ class ETraceNormParam(NormParam):
     >>> import brainunit as u
     >>> from braindnorm import RMSNorm
     >>> from braindnorm.interop.braintrace import ETraceNormParam
-    >>> norm = RMSNorm(4, unit=u.mV, param_type=ETraceNormParam)
+    >>> norm = RMSNorm(4, unit=u.mV, param_type=ETraceNormParam, stop_statistics_gradient=True)
     """
 
     def execute(self, x: jax.Array) -> jax.Array:

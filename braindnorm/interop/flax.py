@@ -60,13 +60,13 @@ def from_flax(
     Returns
     -------
     LayerNorm, RMSNorm, GroupNorm or BatchNorm
-        With the same values. Scale and bias count in `out_unit`, running statistics in `unit` and its square. The phase
+        With the same values. Scale and bias are in `out_unit`, running statistics in `unit` and its square. The phase
         of a batch norm is not ``use_running_average``, but `fit` in ``brainstate.environ``.
 
     Raises
     ------
     ConversionError
-        If it is of another class, its size is not known, or a batch norm has one of scale and bias.
+        If it is of another class, its size is not known, or a batch norm has a bias without a scale.
     PackageError
         If flax is not installed.
 

@@ -65,7 +65,7 @@ def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> 
     ------
     ConversionError
         If it is of another class, `in_size` is missing where it is needed, or a batch norm has ``momentum=None`` (the
-        average of all calls) or a scale without a bias.
+        average of all calls).
     PackageError
         If torch is not installed.
 

@@ -46,6 +46,7 @@ from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .over_time import OverTime
 from .rms_norm import RMSNorm
+from .spiking import bntt, tab, tdbn, tebn
 
 __all__ = [
     "BatchNorm",
@@ -59,5 +60,9 @@ __all__ = [
     "NormParam",
     "OverTime",
     "RMSNorm",
+    "bntt",
     "phase",
+    "tab",
+    "tdbn",
+    "tebn",
 ]

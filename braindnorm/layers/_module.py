@@ -40,7 +40,7 @@ class NormModule(brainstate.nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name in ("__init__", "init_state", "reset_state", "update", "update_sequence"):
+        for name in ("__init__", "init_state", "reset_state", "end_sequence", "update", "update_sequence"):
             method = vars(cls).get(name)
             if inspect.isfunction(method):
                 setattr(cls, name, _named(watched(method) if name in ("update", "update_sequence") else method))

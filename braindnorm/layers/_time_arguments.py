@@ -1,17 +1,25 @@
 """What OverTime is told: which norm, how many trials, which axis is time, where trials begin."""
 
+import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import units
 from .._numerics.axes import Axes, as_axes, as_int
-from ..errors import AxisError, OptionError
-from ..units import Shape
+from .._numerics.memory import Memory
+from ..errors import AxisError, OptionError, UnitError
+from ..masks._align import as_booleans
+from ..masks._step_mask import fit_leading
+from ..units import MaskLike, QuantityLike, Shape
+from .batch_norm import BatchNorm
+from .divisive_norm import DivisiveNorm
 from .group_norm import GroupNorm
 from .layer_norm import LayerNorm
 from .rms_norm import RMSNorm
 
-Wrapped = LayerNorm | RMSNorm | GroupNorm
+Wrapped = LayerNorm | RMSNorm | GroupNorm | BatchNorm | DivisiveNorm
+KINDS = (LayerNorm, RMSNorm, GroupNorm, BatchNorm, DivisiveNorm)
 
 
 def check_wrapped(norm: Wrapped) -> None:
@@ -22,15 +30,15 @@ def check_wrapped(norm: Wrapped) -> None:
     OptionError
         If it is none of this package, or has an `update` of its own, which a norm over time would not call.
     """
-    wanted = "OverTime wraps a LayerNorm, an RMSNorm or a GroupNorm of braindnorm"
+    wanted = f"OverTime wraps a norm of braindnorm ({', '.join(kind.__name__ for kind in KINDS)})"
     if isinstance(norm, type):
         raise OptionError(f"{wanted}; got the class {norm.__name__}. Build it first: {norm.__name__}(in_size).")
-    kinds = [kind for kind in (LayerNorm, RMSNorm, GroupNorm) if isinstance(norm, kind)]
+    kinds = [kind for kind in KINDS if isinstance(norm, kind)]
     kind, module = type(norm), type(norm).__module__
     if not kinds:
         path = ".".join([*(part for part in module.split(".") if not part.startswith("_")), kind.__qualname__])
-        own = path.startswith("braindnorm.")
-        cure = "" if own else (
+        of_package = path.startswith("braindnorm.")
+        cure = "" if of_package else (
             " Convert a norm of another package with braindnorm.interop, such as interop.from_brainstate(norm)."
         )  # fmt: skip
         raise OptionError(f"{wanted}; got a {path}.{cure}")
@@ -85,3 +93,36 @@ def each_step(reset: jax.Array | None, num_steps: int) -> jax.Array | None:
     if reset is None or reset.shape[0] == num_steps:
         return reset
     return reset & (jnp.arange(num_steps) == 0).reshape(-1, *[1] * (reset.ndim - 1))
+
+
+def where_trials_begin(reset: MaskLike | None, x: QuantityLike, in_size: Shape) -> jax.Array | None:
+    """Return a reset with as many axes as the input; None if there is none."""
+    if reset is None:
+        return None
+    return fit_leading(as_booleans(reset, what="reset"), units.shape_of(x), in_size, what="reset")
+
+
+def check_declared_unit(norm: Wrapped, x: QuantityLike) -> None:
+    """Raise if an input has a unit and the norm declares none: a memory has one.
+
+    Raises
+    ------
+    UnitError
+        With the unit to declare.
+    """
+    arrived = units.strip(x, None)[1]
+    if norm.unit is None and not arrived.is_unitless:
+        raise UnitError(
+            f"the memory has one unit: got an input in {arrived}, but the norm has unit=None. Build it with"
+            f" {type(norm).__name__}(..., unit=...)."
+        )
+
+
+def empty_memory(norm: Wrapped, batch_size: Axes | None) -> dict[str, jax.Array]:
+    """Return the arrays of a memory of nothing, of the shape of a step's statistics."""
+    shape = (*batch_shape(batch_size), *norm.in_size)
+    # with a matrix each element has a pool of its own
+    axes = () if isinstance(norm, DivisiveNorm) and norm.has_weights else norm.reduction(shape).axes
+    kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
+    dtype = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
+    return Memory.empty(tuple(kept), dtype).arrays()

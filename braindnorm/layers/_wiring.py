@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
 from .. import units
 from .._numerics.collectives import AxisName
 from ..errors import OptionError
 from ..functional._dtypes import result_dtype
-from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
+from ..functional._enter import MaskedOutput, NormOptions, check_flag, check_masked_output
 from ..functional._reduction import check_axis_name
-from ..functional._standardize import check_fast_variance
 from ..masks._step_mask import with_step_mask
 from ..units import DtypeLike, MaskLike, QuantityLike, Unit
 
@@ -31,6 +28,7 @@ class SharedOptions:
     axis_name: AxisName | None
     axis_index_groups: Sequence[Sequence[int]] | None
     use_fast_variance: bool
+    stop_statistics_gradient: bool
     dtype: DtypeLike | None
 
 
@@ -45,7 +43,8 @@ def keep_options(layer: SharedOptions, **options: Unpack[NormOptions]) -> None:
     unit = units.check_unit(options["unit"], option="unit")
     units.check_unit(options["out_unit"], option="out_unit")
     check_masked_output(options["masked_output"])
-    check_fast_variance(options["use_fast_variance"])
+    check_flag("use_fast_variance", options["use_fast_variance"])
+    check_flag("stop_statistics_gradient", options["stop_statistics_gradient"])
     check_axis_name(options["axis_name"], options["axis_index_groups"])
     result_dtype([], options["dtype"])
     units.check_epsilon(options["epsilon"], unit)
@@ -56,8 +55,7 @@ def keep_options(layer: SharedOptions, **options: Unpack[NormOptions]) -> None:
 def keep_flags(layer: object, **flags: bool) -> None:
     """Set attributes of a layer that are True or False."""
     for key, flag in flags.items():
-        if not isinstance(flag, bool | np.bool_):
-            raise OptionError(f"{key} must be True or False; got {flag!r}.")
+        check_flag(key, flag)
         setattr(layer, key, bool(flag))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import brainstate
 from brainstate import ParamState
 from brainstate.nn import init
 
 from .. import functional
-from .._numerics.axes import Axes, as_size, canonical_axes, feature_shape
+from .._numerics.axes import Axes, as_size, canonical_axes
 from .._numerics.moments import Reduction
 from ..functional._arguments import says_what_to_write
 from ..functional._batch_norm import check_momentum
@@ -18,10 +18,11 @@ from ..functional._enter import MaskedOutput
 from ..functional._reduction import reduction_over
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
 from ._affine import NormParam, ReadOut, affine_arguments, check_features, explain_missing, make_affine
+from ._gain import make_gain, with_gain
 from ._norm import AffineModule, norm_options
 from ._per_step import check_param_steps
 from ._phase import Frozen, trains
-from ._running import RunningReadOut, check_one_unit, check_rank, known_to, make_running, remember
+from ._running import RunningReadOut, check_one_unit, check_rank, counted_apart, known_to, make_running, remember
 from ._wiring import call_options, check_name, keep_flags, keep_options
 
 
@@ -36,7 +37,7 @@ class BatchNorm(AffineModule):
     .. math:: \mu_r \leftarrow m \mu_r + (1 - m)\, \mu, \qquad \sigma^2_r \leftarrow m \sigma^2_r + (1 - m)\, \sigma^2 .
 
     In evaluation :math:`\mu = \mu_r` and :math:`\sigma^2 = \sigma^2_r`, element by element, and nothing is written.
-    ``brainstate.environ`` says which of the two it is: ``fit=True`` or ``fit=False``.
+    ``brainstate.environ`` says which it is: ``fit=True`` or ``fit=False``.
 
     Parameters
     ----------
@@ -49,21 +50,17 @@ class BatchNorm(AffineModule):
     track_running_stats : bool
         Whether to keep running statistics. Without them every call is normalized by its own, in both phases.
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     momentum : float
-        :math:`m`, the weight of what was kept, from 0 to 1. torch's momentum is 1 - m.
+        :math:`m`, the weight of what was kept, from 0 to 1. torch's is 1 - m.
     affine : bool
-        Whether to learn a scale (gamma) and a bias (beta), of the length of `in_size` on the feature axes and 1
-        elsewhere.
-    bias_initializer : callable, array_like or Quantity
-        The initial bias, in the ways of `scale_initializer`.
+        Whether to learn a scale (gamma) and a bias (beta), of each channel.
+    bias_initializer : callable, array_like, Quantity or None
+        The initial bias, as `scale_initializer`; None for none.
     scale_initializer : callable, array_like or Quantity
-        The initial scale, in `out_unit`. A quantity sets `out_unit` (``Constant(alpha * V_th)``, the
-        threshold-dependent scale) and is stored as a plain array, so that optimizers and checkpoints see plain
-        parameters.
+        The initial scale, in `out_unit`. A quantity sets `out_unit` and is stored as a plain array.
     axis_name : hashable or tuple of hashable, optional
         Mapped axes of ``vmap``, ``pmap`` or ``shard_map`` over which the statistics run too.
     axis_index_groups : sequence of sequence of int, optional
@@ -93,12 +90,22 @@ class BatchNorm(AffineModule):
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
+    running_steps : int, optional
+        With T, statistics are of each step `i` alone, and the running ones get a leading axis of T time steps.
+    gain_steps : int, optional
+        With T, the result is multiplied by a learned gain of each time step, from 1: the state `gain` of shape (T,).
+    gain_power : {1, 2}
+        The power of the gain.
     unbiased : bool
-        Whether the running variance is updated by :math:`m_2 / (n - 1)`, as in torch and BrainPy, and not by
-        :math:`m_2 / n`.
+        Whether the running variance is updated by :math:`m_2 / (n - 1)`, as in torch, and not by :math:`m_2 / n`.
     frozen : bool
-        Whether the running statistics are held, in training too: they are used as constants and not updated, while
-        scale and bias are learned. An attribute that can be set at any time, and that compiled functions follow.
+        Whether the running statistics are held, and used as constants, in training too. An attribute that can be set at
+        any time, and that compiled functions follow.
+    stop_statistics_gradient : bool
+        Whether the statistics are constants to derivatives, so that each element has one of its own: :math:`\dot y =
+        \gamma\, \dot x / \sqrt{\sigma^2 + \varepsilon}` of a change of the input. Values are the same, and scale, bias
+        and epsilon keep their derivatives. It is for online learning rules, which lose what comes before a norm that
+        subtracts the mean.
 
     Raises
     ------
@@ -111,12 +118,12 @@ class BatchNorm(AffineModule):
 
     Notes
     -----
-    The running statistics are plain arrays in float32 at least, in `unit` and its square, updated once a call: a whole
-    sequence is pooled over its steps, and a loop makes an update a step. A channel with nothing valid is not updated.
-    One valid element has the variance 0; with `unbiased` it updates the mean alone.
+    The running statistics are plain arrays in float32 at least, in `unit` and its square, updated once a call, but in
+    channels with nothing valid. One valid element has the variance 0; with `unbiased` it updates the mean alone.
 
     See Also
     --------
+    OverTime : one update a sequence, in a loop.
     braindnorm.functional.batch_norm, braindnorm.functional.update_running : the same as pure functions.
 
     References
@@ -143,6 +150,9 @@ class BatchNorm(AffineModule):
     track_running_stats: bool
     affine: bool
     unbiased: bool
+    running_steps: int | None
+    gain_steps: int | None
+    gain_power: int
     scale_quantity = ReadOut("scale")
     bias_quantity = ReadOut("bias")
     running_mean_quantity = RunningReadOut("running_mean", 1)
@@ -162,7 +172,7 @@ class BatchNorm(AffineModule):
         epsilon: QuantityLike = 1e-5,
         momentum: float = 0.99,
         affine: bool = True,
-        bias_initializer: Initializer = init.Constant(0.0),  # noqa: B008  (brainstate's default, without state)
+        bias_initializer: Initializer | None = init.Constant(0.0),  # noqa: B008  (brainstate's default, without state)
         scale_initializer: Initializer = init.Constant(1.0),  # noqa: B008
         axis_name: Hashable | None = None,
         axis_index_groups: Sequence[Sequence[int]] | None = None,
@@ -175,36 +185,30 @@ class BatchNorm(AffineModule):
         out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
         param_steps: int | None = None,
+        running_steps: int | None = None,
+        gain_steps: int | None = None,
+        gain_power: int = 1,
         unbiased: bool = False,
         frozen: bool = False,
+        stop_statistics_gradient: bool = False,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
-        size = as_size(in_size)
-        self.in_size = self.out_size = size
+        self.in_size = self.out_size = size = as_size(in_size)
         check_rank(self, self.num_spatial_dims)
         self.feature_axes = canonical_axes(feature_axis, len(size), option="feature_axis")
         self.reduction_axes = tuple(a - len(size) for a in range(len(size)) if a not in self.feature_axes)
         keep_flags(self, track_running_stats=track_running_stats, affine=affine, unbiased=unbiased)
         self.scale_initializer, self.bias_initializer = scale_initializer, bias_initializer
-        self.momentum = check_momentum(momentum)
-        self.param_steps = check_param_steps(param_steps)
-        self.weight, out_unit = make_affine(self, param_type, {"scale": affine, "bias": affine}, out_unit)
+        self.momentum, self.param_steps = check_momentum(momentum), check_param_steps(param_steps)
+        learn = {"scale": affine, "bias": affine and bias_initializer is not None}
+        self.weight, out_unit = make_affine(self, param_type, learn, out_unit)
         keep_options(
-            self,
-            epsilon=epsilon,
-            axis_name=axis_name,
-            axis_index_groups=axis_index_groups,
-            use_fast_variance=use_fast_variance,
-            dtype=dtype,
-            unit=unit,
-            out_unit=out_unit,
-            masked_output=masked_output,
-        )
-        self.running_mean: Any = None
-        self.running_var: Any = None
-        if track_running_stats:
-            shape = feature_shape(size, self.feature_axes)
-            self.running_mean, self.running_var = make_running(self, shape, dtype, mean_type)
+            self, epsilon=epsilon, axis_name=axis_name, axis_index_groups=axis_index_groups, dtype=dtype, unit=unit,
+            use_fast_variance=use_fast_variance, out_unit=out_unit, masked_output=masked_output,
+            stop_statistics_gradient=stop_statistics_gradient,
+        )  # fmt: skip
+        self.running_mean, self.running_var = make_running(self, dtype, mean_type, running_steps)
+        self.gain = make_gain(self, gain_steps, gain_power)
         self.frozen = frozen
 
     @property
@@ -214,7 +218,7 @@ class BatchNorm(AffineModule):
 
     def reduction(self, shape: Sequence[int]) -> Reduction:
         """Return what the statistics of an input of this shape run over."""
-        channels = {axis + len(shape) for axis in self._channels}
+        channels = {axis - len(self.in_size) + len(shape) for axis in self.feature_axes}
         return reduction_over(shape, [axis for axis in range(len(shape)) if axis not in channels], norm_options(self))
 
     def update(self, x: QuantityLike, mask: MaskLike | None = None) -> Result:
@@ -223,7 +227,7 @@ class BatchNorm(AffineModule):
         Parameters
         ----------
         x : array_like or Quantity
-            The input: any leading axes, then those of `in_size`, of which the channels must be as many.
+            The input: any leading axes, then those of `in_size`.
         mask : array_like of bool or int, optional
             True or non-zero where the input is valid, broadcast to it from the right.
 
@@ -234,17 +238,12 @@ class BatchNorm(AffineModule):
         """
         check_features(self, x, self.running_mean if self.weight is None else self.weight)
         check_one_unit(self, x)
-        running = known_to(self) if self.track_running_stats and not trains(self) else None
-        options = affine_arguments(self, self.weight, x) | call_options(self, x, mask)
-        y, found = functional.batch_norm(x, running=running, feature_axis=self._channels, **options)
+        running = known_to(self, x) if self.track_running_stats and not trains(self) else None
+        options = {**with_gain(self, affine_arguments(self, self.weight, x), x), **call_options(self, x, mask)}
+        y, statistics = functional.batch_norm(x, running=running, feature_axis=counted_apart(self, x), **options)
         if self.track_running_stats and running is None:
-            remember(self, found)
+            remember(self, statistics, x)
         return y
 
     if TYPE_CHECKING:  # brainstate's own takes anything
         __call__ = update
-
-    @property
-    def _channels(self) -> tuple[int, ...]:
-        """The feature axes, counted from the right."""
-        return tuple(axis - len(self.in_size) for axis in self.feature_axes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,20 @@ from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_sha
 from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import OptionError
-from ..functional._divisive import Pool
-from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
+from ..functional._divisive_options import check_exponent, not_negative, read_pool, real_parameter
+from ..functional._drive import Pool
 from ..functional._dtypes import result_dtype
-from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
+from ..functional._enter import MaskedOutput, NormOptions, check_masked_output, in_unit_of_input
 from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
 from ._module import NormModule
 from ._positive import PositiveT
-from ._wiring import check_name
+from ._wiring import check_name, keep_flags
 
 OPTIONS = (
-    "exponent", "pool_axes", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
+    "exponent", "rectify", "masked_output", "unit", "out_unit", "axis_name", "axis_index_groups", "dtype",
+    "stop_statistics_gradient",
 )  # fmt: skip
 
 
@@ -74,6 +75,10 @@ class DivisiveNorm(NormModule):
     out_unit : Unit, optional
         The unit of the response, in which gamma is expressed. None takes that of a gamma that is a quantity, or else
         the drive's; ``brainunit.UNITLESS`` gives a plain array.
+    stop_statistics_gradient : bool
+        Whether the drive of the pool is a constant to derivatives, so that each element has one of its own:
+        :math:`\dot R_i = \gamma n D_i^{n-1} \dot D_i / (\sigma^n + \operatorname{pool}_j D_j^n)`. Values are the same,
+        and sigma, gamma and a matrix of weights keep their derivatives.
     name : str, optional
         The module's name, which errors show.
 
@@ -120,6 +125,7 @@ class DivisiveNorm(NormModule):
         dtype: DtypeLike | None = None,
         unit: Unit | None = None,
         out_unit: Unit | None = None,
+        stop_statistics_gradient: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -131,6 +137,7 @@ class DivisiveNorm(NormModule):
         self.exponent, self.pool, self.rectify, self.masked_output = exponent, pool, rectify, masked_output
         self.axis_name, self.axis_index_groups, self.dtype = axis_name, axis_index_groups, dtype
         check_exponent(exponent, rectify)
+        keep_flags(self, stop_statistics_gradient=stop_statistics_gradient)
         read_pool(_value(pool))
         check_masked_output(masked_output)
         check_axis_name(axis_name, axis_index_groups)
@@ -148,11 +155,16 @@ class DivisiveNorm(NormModule):
         """Gamma with the output's unit, where that is declared."""
         return _quantity(self.gamma, self.unit if self.out_unit is None else self.out_unit)
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether the pool is a matrix, by which each element has a pool of its own."""
+        return read_pool(_value(self.pool))[0] == "weighted"
+
     def reduction(self, shape: Sequence[int]) -> Reduction:
         """Return what the pools of a drive of this shape run over."""
         groups = self.axis_index_groups
         options: NormOptions = {"axis_name": self.axis_name, "axis_index_groups": groups}
-        return reduction_over(shape, self.pool_axes, options)
+        return reduction_over(shape, self.pool_axes, options, option="pool_axes")
 
     def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Respond to the drive `x`.
@@ -170,30 +182,30 @@ class DivisiveNorm(NormModule):
             Of the shape of `x`, in `out_unit`.
         """
         return functional.divisive_norm(
-            x,
-            self.sigma.value(),
-            self.gamma.value(),
-            mask=with_step_mask(mask, x, self.in_size),
-            pool=_value(self.pool),
-            **{option: getattr(self, option) for option in OPTIONS},
+            x, mask=with_step_mask(mask, x, self.in_size), pool_axes=self.pool_axes, **self.arguments()
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return sigma, gamma and the options as arguments of the function, all but what is of one call."""
+        options = {option: getattr(self, option) for option in OPTIONS}
+        return options | {"sigma": self.sigma.value(), "gamma": self.gamma.value(), "pool": _value(self.pool)}
 
     if TYPE_CHECKING:  # brainstate's own takes anything
         __call__ = update
 
     def _parameter(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
-        """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
+        """Return a parameter as a Param of plain numbers, and their unit, if one is set."""
         if isinstance(value, Param):
             return value, unit
         shape = self._shape
-        value = value(shape) if callable(value) else value
+        value = real_parameter(value(shape) if callable(value) else value, option)
         if option == "gamma":
             plain, unit = units.strip_parameters({option: value}, unit)
-            start = jnp.asarray(real_parameter(plain[option], option))
+            start = jnp.asarray(plain[option])
         else:
-            sigma_unit = units.strip_parameters({option: value}, None)[1]
-            unit = sigma_unit if unit is None else unit
-            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
+            unit = units.strip_parameters({option: value}, None)[1] if unit is None else unit
+            sigma = in_unit_of_input(value, units.UNITLESS if unit is None else unit, option)
+            start = jnp.asarray(not_negative(sigma, value))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
             raise OptionError(

@@ -52,10 +52,9 @@ class GroupNorm(AffineModule):
     num_groups, group_size : int or None
         How many groups, or how many channels in each: one of them (a `group_size` alone is enough).
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.
@@ -94,6 +93,11 @@ class GroupNorm(AffineModule):
         With T, scale and bias get a leading axis of T time steps. The steps that an input is of come from
         ``brainstate.environ.context(i=...)``: an integer in the body of a loop, or ``i=jnp.arange(T)`` around a call on
         a whole sequence, time first. With a call of OverTime on a sequence they count from 0 unless `i` is given.
+    stop_statistics_gradient : bool
+        Whether the statistics are constants to derivatives, so that each element has one of its own: :math:`\dot y =
+        \gamma\, \dot x / \sqrt{\sigma^2 + \varepsilon}` of a change of the input. Values are the same, and scale, bias
+        and epsilon keep their derivatives. It is for online learning rules, which lose what comes before a norm that
+        subtracts the mean.
     name : str, optional
         The module's name, which errors show.
 
@@ -148,6 +152,7 @@ class GroupNorm(AffineModule):
         out_unit: Unit | None = None,
         masked_output: MaskedOutput = "zero",
         param_steps: SupportsIndex | None = None,
+        stop_statistics_gradient: bool = False,
         name: str | None = None,
     ) -> None:
         super().__init__(name=check_name(name, self))  # type: ignore[call-arg]  # brainstate hides it from type checkers
@@ -170,6 +175,7 @@ class GroupNorm(AffineModule):
             axis_name=axis_name,
             axis_index_groups=axis_index_groups,
             use_fast_variance=use_fast_variance,
+            stop_statistics_gradient=stop_statistics_gradient,
             dtype=dtype,
             unit=unit,
             out_unit=out_unit,

@@ -32,7 +32,7 @@ class Record(NamedTuple):
     the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups
     of this step (what the norm divides by, but for an RMSNorm, a DivisiveNorm and an OverTime). `out_mean` and
     `out_std` are the same of the output, in its unit. `running_mean` and `running_std` are what a BatchNorm keeps after
-    the call, mean and root of the mean variance over its channels; NaN of the other norms.
+    the call, mean and root of the mean variance over its channels (and steps); NaN of the other norms.
     """
 
     count: np.ndarray  # type: ignore[assignment]  # hides tuple.count
@@ -119,6 +119,8 @@ def _running(norm: AnyNorm, dtype: jnp.dtype) -> list[jax.Array]:
     stepped = norm.norm if isinstance(norm, OverTime) else norm
     states = [getattr(stepped, key, None) for key in ("running_mean", "running_var")]
     values = [jnp.zeros((), dtype) if state is None else state.value.astype(dtype) for state in states]
+    if getattr(stepped, "running_steps", None) is not None:
+        values = [v.mean(0) for v in values]
     return [jnp.full((), states[0] is not None, dtype), *values]
 
 

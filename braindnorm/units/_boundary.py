@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import brainstate
 import brainunit as u
@@ -64,6 +64,11 @@ def shape_of(x: QuantityLike) -> Shape:
         If it is not an array of numbers.
     """
     return tuple(jnp.shape(split(unwrap(x), "the input")[0]))
+
+
+def parts(value: object) -> tuple[object, Unit]:
+    """Return the mantissa and the unit of a quantity; anything else as it is, without a unit."""
+    return (value.mantissa, value.unit) if isinstance(value, u.Quantity) else (value, UNITLESS)
 
 
 def split(value: QuantityLike, what: str) -> tuple[Mantissa, Unit]:
@@ -158,6 +163,13 @@ def convert(mantissa: Mantissa, source: Unit, target: Unit) -> Mantissa:
     return u.Quantity(mantissa, unit=source).to_decimal(target)
 
 
+def in_si(value: QuantityLike, what: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return numbers in the unit of the SI of their dimension (V, A, s), on the host; plain ones as they are."""
+    mantissa, unit = strip(value, None, what=what)
+    numbers = np.asarray(mantissa, np.float64)
+    return np.asarray(convert(numbers, unit, u.Unit(dim=unit.dim, scale=0)), np.float32)
+
+
 def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:
     """Attach `unit` to `y`; a unitless result stays a plain array."""
     return y if is_unitless(unit) else u.Quantity(y, unit=unit)
@@ -166,7 +178,7 @@ def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:
 def strip_parameters(
     parameters: Mapping[str, QuantityLike | None], out_unit: Unit | None
 ) -> tuple[dict[str, Mantissa | None], Unit | None]:
-    """Take the units off scale and bias, which count in the output's unit.
+    """Take the units off scale and bias, which are in the output's unit.
 
     Returns
     -------

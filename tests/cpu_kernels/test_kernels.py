@@ -267,6 +267,18 @@ def test_the_gradient_of_epsilon() -> None:
     close(found, wanted, 1e-5)
 
 
+def test_constant_statistics() -> None:
+    """The value is the kernel's; the derivative of the kernel, which is the whole one, is not taken."""
+    x, g = draw(64, 40, loc=3.0), draw(64, 40, seed=1)
+    norm = partial(functional.layer_norm, stop_statistics_gradient=True)
+    assert "custom_call" in jax.jit(norm).lower(x).as_text()
+    np.testing.assert_array_equal(jax.jit(norm)(x), jax.jit(functional.layer_norm)(x))
+    y, pull = jax.vjp(norm, x)
+    r = 1 / np.sqrt(x.astype(float).var(1, keepdims=True) + 1e-6)
+    close(y, reference.layer_norm(x), 1e-5)
+    close(pull(jnp.asarray(g))[0], g * r, 1e-5)
+
+
 def test_the_result_does_not_depend_on_the_threads() -> None:
     """Chunks are taken by whichever thread is free; their sums are added in order."""
     x, g, scale = (jnp.asarray(v) for v in (draw(4000, 130), draw(4000, 130, seed=1), draw(130, seed=2)))

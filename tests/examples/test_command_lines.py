@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(path for path in (ROOT / "examples").glob("*.py") if '__name__ == "__main__"' in path.read_text())
-DRAWING = ("contrast_response", "patch_clamp", "receptor", "why")
+DRAWING = ("contrast_response", "fashion", "patch_clamp", "receptor", "vowels", "why")
 names = {"ids": [script.stem for script in SCRIPTS]}
 
 
@@ -25,7 +25,8 @@ def start(script: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int
 
 
 def test_the_scripts_are_found() -> None:
-    assert {script.stem for script in SCRIPTS} == {*DRAWING, "compare", "multi_process", "online_gradients"}
+    others = {"compare", "multi_process", "online_gradients", "online_training"}
+    assert {script.stem for script in SCRIPTS} == {*DRAWING, *others}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, **names)

@@ -113,6 +113,7 @@ def test_a_state_of_another_class_goes_over_as_it_is() -> None:
     [
         (LayerNorm(8, unit=u.mV), "LayerNorm has unit=mV, which brainstate.nn.LayerNorm lacks. Build .* unit=None"),
         (RMSNorm(8, masked_output="input"), "masked_output=input"),
+        (RMSNorm(8, stop_statistics_gradient=True), "stop_statistics_gradient=True"),
         (LayerNorm(8, epsilon=0.1 * u.mV), "a unit in epsilon"),
         (GroupNorm((6, 4), 0, num_groups=2), "channels on axis -2"),
         (GroupNorm(6, num_groups=2, reduction_axes=-2), r"reduction_axes=\(-2,\)"),

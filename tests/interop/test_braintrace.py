@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import braindnorm
 from braindnorm import LayerNorm, NormParam, RMSNorm
 from braindnorm.interop.braintrace import ETraceExpT, ETraceNormParam
 from examples import online_gradients as example
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "online_learning.md"
-NORMS = ["RMSNorm", "DivisiveNorm", "GroupNorm", "LayerNorm"]
+NORMS = ["RMSNorm", "DivisiveNorm", "GroupNorm", "LayerNorm", "LayerNorm, stopped", "BatchNorm, stopped"]
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +43,41 @@ def test_centring_loses_what_is_upstream(leaky):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_table_of_the_guide(leaky, norm):
-    rows = [line.strip("| \n").split(" | ") for line in GUIDE.read_text("utf-8").splitlines() if f"| {norm} |" in line]
-    assert {row[1] for row in rows} == leaky[norm].keys()
+    section = GUIDE.read_text("utf-8").partition("## Which norm")[2].partition("\n## ")[0]
+    rows = [line.strip("| \n").split(" | ") for line in section.splitlines() if f"| {norm} |" in line]
+    assert {row[1] for row in rows} == ({"matrix"} if "stopped" in norm else leaky[norm].keys())
     for row in rows:
         cosine, ratio = row[2].strip(")").split(" (")
         np.testing.assert_allclose((float(cosine), float(ratio)), leaky[norm][row[1]], atol=0.011)
+
+
+def test_constant_statistics_keep_what_is_upstream(leaky):
+    """Of the true gradient, that of the norm without the option."""
+    assert leaky["LayerNorm, stopped"]["matrix"][0] > 0.8
+    assert leaky["BatchNorm, stopped"]["matrix"][0] > 0.6  # of a batch of 4
+
+
+@pytest.mark.parametrize("norm", ["LayerNorm, stopped", "BatchNorm, stopped"])
+def test_with_constant_statistics_a_norm_is_elementwise(norm):
+    """So D-RTRL on leaky units computes the gradient through time of the very same network, the matrix's too."""
+    with brainstate.environ.context(precision=64), braindnorm.phase(fit=True):
+        network = example.Network(example.NORMS[norm](), recurrent=False)
+        exact = example.named(example.through_time(network)(*example.data(0)))
+        found = example.named(example.online(network, algorithm="d_rtrl")(*example.data(0)))
+    for name, gradient in exact.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("norm", ["RMSNorm", "LayerNorm"])
 def test_multi_step_is_backpropagation_through_time(norm):
     with brainstate.environ.context(precision=64):
         network = example.Network(example.NORMS[norm](), recurrent=True)
-        exact = example.through_time(network, 0)
         xs, ys = example.data(0)
-        learner = braintrace.compile(network, "d_rtrl", xs[0], vjp_method="multi-step")
+        exact = example.named(example.through_time(network)(xs, ys))
+        learner = example.compiled(network, "d_rtrl", vjp_method="multi-step")
 
         def losses(x, y):
-            return jnp.mean((learner(braintrace.MultiStepData(x)) - y) ** 2, axis=-1)
+            return jnp.mean((learner(braintrace.MultiStepData(x)) - y) ** 2, axis=(-2, -1))
 
         found = example.named(learner.etrace_grad(xs, ys, step_fn=losses, chunk_size=len(xs)))
     for name, gradient in exact.items():
@@ -81,7 +100,7 @@ def test_a_layer_with_units_learns_the_same():
     units = example.Network(InUnits(norm), recurrent=True)
     a, b = (
         learner.etrace_grad(*example.data(0), step_fn=lambda x, y, f=learner: jnp.mean((f(x) - y) ** 2))
-        for learner in (braintrace.compile(net, "d_rtrl", example.data(0)[0][0]) for net in (plain, units))
+        for learner in (example.compiled(net, "d_rtrl") for net in (plain, units))
     )
     for x, y in zip(jax.tree.leaves(dict(a)), jax.tree.leaves(dict(b)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)

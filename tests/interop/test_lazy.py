@@ -11,7 +11,7 @@ import braindnorm
 from braindnorm import LayerNorm, interop, monitor
 from braindnorm.errors import NormError, OptionError, PackageError
 
-PACKAGES = ["brainpy", "equinox", "flax", "torch"]
+PACKAGES = ["brainpy", "equinox", "flax", "spikingjelly", "torch"]
 
 
 def test_every_name_is_found() -> None:

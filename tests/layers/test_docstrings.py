@@ -41,7 +41,7 @@ CALLABLES = {
 METHODS = {
     f"{layer.__name__}.{name}": getattr(layer, name)
     for layer in LAYERS
-    for name in ("update", "update_sequence", "init_state", "from_normalized_shape")
+    for name in ("update", "update_sequence", "init_state", "end_sequence", "from_normalized_shape")
     if name in vars(layer)
 }
 

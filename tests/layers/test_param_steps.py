@@ -52,6 +52,8 @@ def test_one_step_a_part_and_the_whole(kind: Any) -> None:
     for steps in (np.arange(T), np.array([3, 1])):
         assert np.allclose(body(steps, XS[steps]), expected[steps], atol=1e-6)
     assert np.allclose(jit(body)(2, XS[2]), expected[2], atol=1e-6)
+    with brainstate.environ.context(i=jnp.arange(T)):  # known, and an array of jax
+        assert np.allclose(jit(layer)(XS), expected, atol=1e-6)
     assert np.allclose(vmap(body)(jnp.arange(T), jnp.asarray(XS)), expected, atol=1e-6)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from brainstate import nn
 
-from braindnorm import BatchNorm, GroupNorm, LayerNorm, RMSNorm, monitor, step_mask
+from braindnorm import BatchNorm, GroupNorm, LayerNorm, RMSNorm, bntt, monitor, step_mask
 from braindnorm.errors import OptionError, PackageError, UnitError
 
 T, B, C = 6, 4, 8
@@ -298,6 +298,15 @@ def test_what_a_batch_norm_keeps_stands_beside_its_statistics(how: str) -> None:
     lines = monitor.plot(records).axes[0].get_lines()
     np.testing.assert_allclose([line.get_ydata() for line in lines[1:2]], want[:1], rtol=1e-5)
     assert [line.get_linestyle() for line in lines] == ["-", "--", "--", "--"]
+
+
+def test_what_each_step_keeps_is_shown_as_one() -> None:
+    norm, xs = bntt(2, 3, momentum=0.0), potential()[:3, :, :2]
+    with monitor.record(norm, 1) as records, brainstate.environ.context(fit=True, i=np.arange(3)):
+        norm(xs)
+    read = records[""].read()
+    np.testing.assert_allclose(read.running_mean, xs.astype(float).mean(), rtol=1e-5)
+    np.testing.assert_allclose(read.running_std, np.sqrt(xs.astype(float).var(1).mean()), rtol=1e-4)
 
 
 def test_other_norms_keep_nothing_to_show() -> None:

@@ -19,13 +19,13 @@ OWN: dict[Any, set[str]] = {
     GroupNorm: {"feature_axis", "num_groups", "group_size", "reduction_axes"},
     BatchNorm: {
         "feature_axis", "track_running_stats", "momentum", "affine", "bias_initializer", "scale_initializer",
-        "mean_type", "unbiased", "frozen",
+        "mean_type", "running_steps", "gain_steps", "gain_power", "unbiased", "frozen",
     },
     DivisiveNorm: {
         "in_size", "pool_axes", "feature_axes", "exponent", "sigma", "gamma", "pool", "rectify", "masked_output",
-        "dtype", "unit", "out_unit",
+        "dtype", "unit", "out_unit", "stop_statistics_gradient",
     },
-    OverTime: {"norm", "decay", "tau", "time_axis"},
+    OverTime: {"norm", "decay", "tau", "normalize_by", "max_ratio", "min_count", "time_axis", "frozen"},
 }  # fmt: skip
 
 

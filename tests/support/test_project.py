@@ -21,7 +21,7 @@ def requirement(extra: str, package: str) -> Requirement:
     return found
 
 
-@pytest.mark.parametrize("extra", ["examples", "interop"])
+@pytest.mark.parametrize("extra", ["examples", "interop", "nir"])
 def test_the_extras_of_users_replace_no_newer_release(extra: str) -> None:
     """A user's torch, flax and so on stay: there is a lower bound, and nothing above it is refused."""
     for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]:

@@ -302,10 +302,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: interop.from_torch(cumulative(), 6),
         r"BatchNorm1d has momentum=None, the average of all calls, which ours lacks. Pass momentum=0\.99",
     ),
-    "torch, a scale alone": (
-        lambda: interop.from_torch(torch.nn.BatchNorm1d(6, bias=False), 6),
-        "has a scale without a bias, which ours lacks. Pass affine=True for a bias that starts at 0",
-    ),
     "torch, no size": (
         lambda: interop.from_torch(torch.nn.BatchNorm1d(6)),
         r"does not know the size of its input. Give in_size=\(6,\) or \(6, length\)",
@@ -382,6 +378,16 @@ def test_what_cannot_be_said_is_named(what: str) -> None:
     convert, message = REFUSED[what]
     with pytest.raises(ConversionError, match=message):
         convert()
+
+
+def test_a_scale_alone() -> None:
+    module = torch.nn.BatchNorm1d(6, bias=False)
+    layer = interop.from_torch(module, 6)
+    assert [*layer.weight.value] == ["scale"]
+    assert interop.to_flax(BatchNorm(6, bias_initializer=None)).use_bias is False
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    with brainstate.environ.context(fit=True):
+        np.testing.assert_allclose(layer(x), module(torch.from_numpy(x)).detach().numpy(), rtol=1e-6, atol=1e-6)
 
 
 def test_the_remedies_are_taken() -> None:
