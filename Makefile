@@ -20,7 +20,7 @@ PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo demo-receptor demo-vowels demo-fashion demo-multi demo-online test test-oldest test-newest test-kernels test-interop fuzz coverage package docs lint bench clean distclean
+.PHONY: help setup kernels demo demo-receptor demo-vowels demo-fashion demo-multi demo-online test test-oldest test-newest test-kernels test-shapes test-interop fuzz coverage package docs lint bench clean distclean
 
 help: ## this list; the times are those of 2 cores, without the making of an environment
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,10 @@ kernels: .venv/.stamp ## compile the kernels of these sources, where there is a 
 test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (10 minutes; needs g++ or clang++)
 	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
+
+# Sizes that are symbols cannot be compared with numbers.
+test-shapes: .venv/.stamp-test ## check the types and shapes of the arithmetic's arrays at every call (15 minutes)
+	.venv/bin/python $(PYTEST) --shapes -k 'not symbolic' tests/numerics tests/functional tests/layers
 
 test-interop: .venv-interop/.stamp ## compare with torch, flax, equinox, keras, brainpy and spikingjelly; run the converters (minutes)
 	.venv-interop/bin/python $(PYTEST) tests/conformance tests/interop/frameworks \

@@ -1,6 +1,7 @@
 """Run the benchmark: ``python -m benchmarks [--quick] [--gpu] [--kernels] [--sweep] [--only norms]``."""
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
     parser.add_argument("--kernels", action="store_true", help="with the kernels for a CPU in use")
     parser.add_argument("--sweep", action="store_true", help="every axis, mask, transform and size, worst first")
+    parser.add_argument("--minutes", type=float, default=10, help="how long the sweep may take")
     parser.add_argument(
         "--only", help="one part: norms, batch_norms, masked, eager, loop, growth, devices or compile_time"
     )
@@ -50,14 +52,15 @@ def main() -> None:
         from .gpu import bandwidth
 
         parts = [bandwidth]
+    kept = label(options)
     if options.sweep:
         from .sweep import sweep
 
-        parts = [sweep]
+        parts = [functools.partial(sweep, minutes=options.minutes, label=kept)]
     where, rounds = report.machine(), 7 if options.quick else 25
     rows: report.Rows = {}
     for part in parts:
-        if options.only not in (None, part.__name__):
+        if options.only is not None and options.only != part.__name__:
             continue
         alone = part is cases.devices and options.only is None
         for name, times in elsewhere(options.quick, options.clock).items() if alone else part(rounds, options.quick):
@@ -69,15 +72,19 @@ def main() -> None:
     elif options.only is None:
         for verdict in [] if options.sweep else report.verdicts(rows):
             print(verdict)
-        label = "gpu" if options.gpu else "quick" if options.quick else "cpu"
-        parts_of_name = [
-            label,
-            *["sweep"] * options.sweep,
-            *["kernels"] * options.kernels,
-            *["kept-memory"] * options.kept_memory,
-            *["processor"] * (options.clock != "wall"),
-        ]
-        report.keep(rows, where | {"clock": options.clock}, "-".join(parts_of_name))
+        report.keep(rows, where | {"clock": options.clock}, kept, plotted=not options.sweep)
+
+
+def label(options: argparse.Namespace) -> str:
+    """Return the name of what is kept."""
+    parts = [
+        "gpu" if options.gpu else "quick" if options.quick else "cpu",
+        *["sweep"] * options.sweep,
+        *["kernels"] * options.kernels,
+        *["kept-memory"] * options.kept_memory,
+        *["processor"] * (options.clock != "wall"),
+    ]
+    return "-".join(parts)
 
 
 def elsewhere(quick: bool, clock: str) -> dict[str, dict[str, float]]:

@@ -33,7 +33,8 @@ def machine() -> dict[str, Any]:
 def line(name: str, times: dict[str, float]) -> str:
     """Return one row: our number, and each as a ratio, ours over theirs."""
     mine, unit, factor = times["ours"], *(("kB", 1e-3) if "bytes" in name else ("us", 1e6))
-    others = [f"{other} {mine / t:.2f}" for other, t in times.items() if other not in ("ours", "rounds kept") and t]
+    beside = {k: t for k, t in times.items() if k not in ("ours", "rounds kept") and not k.startswith("compile ")}
+    others = [f"{other} {mine / t:.2f}" for other, t in beside.items() if t]
     return f"{name:46s} {mine * factor:10.0f} {unit}   " + "   ".join(others)
 
 
@@ -102,12 +103,13 @@ def verdicts(rows: Rows) -> Iterator[str]:
     yield f"both ways, compensated: at most 1.4 of the default: missed by {len(missed)} of {len(compensated)}: {said}"
 
 
-def keep(rows: Rows, where: dict[str, Any], label: str) -> None:
-    """Write the numbers and the plot."""
+def keep(rows: Rows, where: dict[str, Any], label: str, *, plotted: bool = True) -> None:
+    """Write the numbers, and the plot if they are to be `plotted`."""
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": where, "rows": rows}, indent=1)
     (RESULTS / f"{label}.json").write_text(text + "\n")
-    plot(rows, RESULTS / f"{label}.png")
+    if plotted:
+        plot(rows, RESULTS / f"{label}.png")
 
 
 def plot(rows: Rows, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from docutils import nodes
+from mdit_py_plugins.anchors.index import slugify
 from sphinx import addnodes
 from sphinx.ext.autosummary import autosummary_table
 
@@ -84,6 +85,18 @@ def true_signature(app: Any, what: str, name: str, obj: Any, options: Any, signa
     return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", one_line), returns
 
 
+def add_cures(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """List the sections of the page of errors that show an error of this class, with its cause and its cure."""
+    if not name.startswith("braindnorm.errors.") or what not in ("class", "exception"):
+        return
+    page = (Path(__file__).parent / "errors.md").read_text()
+    sections = re.split(r"^#{2,3} ", page, flags=re.MULTILINE)[1:]
+    shown = [s.partition("\n")[0] for s in sections if re.search(rf"\b{name.rpartition('.')[2]}\b", s)]
+    plain = [title.replace("`", "") for title in shown]
+    lines += ["", "Messages, causes and cures: :doc:`/errors`" + (", in particular:" if plain else "."), ""]
+    lines += [f"- `{title} <../errors.html#{slugify(title)}>`__" for title in plain]
+
+
 def drop_citations(app: Any, doctree: nodes.document) -> None:
     """Leave the citations out of the tables of names, where nothing is cited."""
     for table in doctree.findall(autosummary_table):
@@ -97,4 +110,5 @@ def drop_citations(app: Any, doctree: nodes.document) -> None:
 def setup(app: Any) -> None:
     """Register with Sphinx."""
     app.connect("autodoc-process-signature", true_signature)
+    app.connect("autodoc-process-docstring", add_cures)
     app.connect("doctree-read", drop_citations)

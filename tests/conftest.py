@@ -33,6 +33,15 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
+    parser.addoption("--shapes", action="store_true", help="check the types and shapes of the arithmetic at each call")
+
+
+# The arithmetic: what checks a user's arguments takes anything, and is left out.
+CHECKED = [
+    *(f"braindnorm._numerics.{name}" for name in ("barriers", "fused", "memory", "moments", "plan", "pools")),
+    *(f"braindnorm._numerics.{name}" for name in ("products", "running", "sums", "two_term")),
+    *(f"braindnorm.functional.{name}" for name in ("_leave", "_over_time", "_standardize")),
+]
 
 
 peaks: dict[str, float] = {}  # the most memory of each worker, in GB
@@ -42,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin anew where what is kept has grown too large: a run leaves tens of megabytes, and JAX removes nothing."""
     if not hasattr(config, "workerinput") and sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
         shutil.rmtree(COMPILED)
+    if config.getoption("--shapes"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook(CHECKED, "beartype.beartype")
 
 
 def pytest_report_header() -> str:

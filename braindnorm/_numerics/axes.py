@@ -4,7 +4,7 @@ import math
 import operator
 import sys
 from collections.abc import Sequence
-from typing import Any, SupportsIndex, TypeGuard
+from typing import SupportsIndex, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from ..units import Mantissa, Shape
 
 # one axis or several, of any integer type
 Axes = SupportsIndex | Sequence[SupportsIndex]
+# an array, or also None
+MaybeArray = TypeVar("MaybeArray", jax.Array, jax.Array | None)
 
 
 class _Default(int):
@@ -109,7 +111,7 @@ def fit_parameter(parameter: Mantissa, shape: Sequence[int], *, option: str) -> 
     return array.reshape(right) if spare else array
 
 
-def leading_ones(v: Any, ndim: int) -> Any:
+def leading_ones(v: MaybeArray, ndim: int) -> MaybeArray:
     """Return an array (or None) with axes of length 1 before its own, as broadcasting would give them to it."""
     return v if v is None or v.ndim >= ndim else v.reshape((1,) * (ndim - v.ndim) + v.shape)
 
@@ -154,7 +156,7 @@ def sum_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
     return spread if whole is v else jax.sharding.reshard(spread, jax.typeof(v).sharding)
 
 
-def split_channels(v: Any, channel_axis: int, num_groups: int) -> Any:
+def split_channels(v: MaybeArray, channel_axis: int, num_groups: int) -> MaybeArray:
     """Split the channel axis, counted from the right, in groups and their channels; one of length 1 in (1, 1)."""
     if v is None or v.ndim < -channel_axis:
         return v

@@ -1,19 +1,22 @@
 """Barriers that XLA for CPU needs, or else it keeps x - mean in memory."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
-from .deferred import Deferred
+from .deferred import Deferred, Operand
 
+Tree = TypeVar("Tree")
+# an array, or a zero that is known
+Tangent = Any
 # above this many elements XLA for CPU computes a norm tile by tile, if nothing stands in the way
 LARGE = 2**21
 
 
-def fence(values: Any, *, size: Any = 1, above: int = 0, tiles: bool = False) -> Any:
+def fence(values: Tree, *, size: int = 1, above: int = 0, tiles: bool = False) -> Tree:
     """Put a barrier behind a tree of arrays in a program for a CPU.
 
     `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none if it is not `above` a
@@ -22,42 +25,47 @@ def fence(values: Any, *, size: Any = 1, above: int = 0, tiles: bool = False) ->
     leaves, tree = jax.tree.flatten(values)
     if not leaves:
         return values
-    return jax.tree.unflatten(tree, _fence(*leaves, size=size, above=above, tiles=tiles))
+    behind: Tree = jax.tree.unflatten(tree, _fence(*leaves, size=size, above=above, tiles=tiles))
+    return behind
 
 
-def _free(*values: Any, **_: Any) -> list[Any]:
+def _free(*values: Operand, **_: object) -> list[Operand]:
     return list(values)
 
 
-def _on_cpu(*values: Any, size: Any, above: int, tiles: bool) -> list[Any]:
+def _on_cpu(*values: Operand, size: int, above: int, tiles: bool) -> list[jax.Array]:
     if isinstance(size, int) and (size <= above or (tiles and size > LARGE)):
         return list(values)
     return list(jax.lax.optimization_barrier(values))
 
 
-def _batch(values: Sequence[Any], dims: Sequence[Any], *, size: Any, **static: Any) -> Any:
+def _batch(
+    values: Sequence[jax.Array], dims: Sequence[int | None], *, size: int, **static: object
+) -> tuple[list[jax.Array], Sequence[int | None]]:
     lanes = next(v.shape[dim] for v, dim in zip(values, dims, strict=True) if dim is not None)
     return _fence(*values, size=size * lanes, **static), dims
 
 
 def _differentiate(primitive: Primitive) -> None:
-    def jvp(values: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+    def jvp(
+        values: Sequence[jax.Array], tangents: Sequence[Tangent], **static: object
+    ) -> tuple[list[jax.Array], list[Tangent]]:
         return _fence(*values, **static), _of_some(tangents, static)
 
-    def transpose(cotangents: Sequence[Any], *_: Any, **static: Any) -> Any:
+    def transpose(cotangents: Sequence[Tangent], *_: object, **static: object) -> list[Tangent]:
         return _of_some(cotangents, static)
 
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
 
 
-def _of_some(values: Sequence[Any], static: dict[str, Any]) -> list[Any]:
+def _of_some(values: Sequence[Tangent], static: dict[str, object]) -> list[Tangent]:
     """Put a barrier behind those that are not known to be 0."""
     at = [i for i, v in enumerate(values) if not isinstance(v, ad.Zero)]
-    found = list(values)
+    results = list(values)
     for i, v in zip(at, _fence(*[values[i] for i in at], **static) if at else (), strict=True):
-        found[i] = v
-    return found
+        results[i] = v
+    return results
 
 
 _fence = Deferred("fence", _free, _on_cpu, batch=_batch, differentiate=_differentiate, several=True)

@@ -5,17 +5,24 @@ products than GPU and TPU, which fuse what they are given, and it wants barriers
 to differentiate and to map it is registered with the public tables of ``jax.interpreters``.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-Rule = Callable[..., Any]
+from ..units import Shape
+
+# arrays to an array, or to several
+R = TypeVar("R", jax.Array, list[jax.Array])
+# a rule of a table of jax.interpreters, which are not typed
+Rule = Callable[..., object]
+# an array; a constant of a program, which JAX keeps as an array of numpy; or what stands for an operand in a transpose
+Operand = Any
 
 
-class Deferred:
+class Deferred(Generic[R]):
     """An operation with two forms: `general`, and that `on_cpu`.
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
@@ -23,9 +30,17 @@ class Deferred:
     """
 
     def __init__(
-        self, name: str, general: Rule, on_cpu: Rule, *, batch: Rule, differentiate: Rule, several: bool = False
+        self,
+        name: str,
+        general: Callable[..., R],
+        on_cpu: Callable[..., R],
+        *,
+        batch: Rule,
+        differentiate: Callable[[Primitive], None],
+        several: bool = False,
     ) -> None:
-        self._general, self._on_cpu = general, on_cpu
+        self._general: Callable[..., R] = general
+        self._on_cpu: Callable[..., R] = on_cpu
         self._primitive = Primitive(f"braindnorm_{name}")
         self._primitive.multiple_results = several
         self._primitive.def_impl(general)
@@ -35,33 +50,35 @@ class Deferred:
         mlir.register_lowering(self._primitive, mlir.lower_fun(general, multiple_results=several))
         mlir.register_lowering(self._primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
 
-    def __call__(self, *values: Any, **static: Any) -> Any:
+    def __call__(self, *values: jax.Array, **static: object) -> R:
         if jax.sharding.get_abstract_mesh().manual_axes:
             # within shard_map a type says along which axes a value varies, in words that depend on the version of JAX
-            return (self._on_cpu if jax.default_backend() == "cpu" else self._general)(*values, **static)
-        return self._primitive.bind(*values, **static)
+            way: Callable[..., R] = self._on_cpu if jax.default_backend() == "cpu" else self._general
+            return way(*values, **static)
+        bound: R = self._primitive.bind(*values, **static)
+        return bound
 
-    def _abstract(self, *values: Any, **static: Any) -> Any:
+    def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
         types = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
-        found = jax.eval_shape(lambda *v: self._general(*v, **static), *types)
-        return jax.tree.map(lambda v: jax.core.ShapedArray(v.shape, v.dtype), found)
+        results = jax.eval_shape(lambda *v: self._general(*v, **static), *types)
+        return jax.tree.map(lambda v: jax.core.ShapedArray(v.shape, v.dtype), results)
 
 
-def linear(transpose: Rule) -> Rule:
+def linear(transpose: Rule) -> Callable[[Primitive], None]:
     """Return what registers an operation that is linear in its one operand."""
     return lambda primitive: ad.deflinear2(primitive, transpose)
 
 
-def bilinear(left: Rule, right: Rule) -> Rule:
+def bilinear(left: Rule, right: Rule) -> Callable[[Primitive], None]:
     """Return what registers an operation that is linear in each of two operands, by the transposes in each."""
     return lambda primitive: ad.defbilinear(primitive, left, right)
 
 
-def shape_of(v: Any) -> tuple[int, ...]:
+def shape_of(v: Operand) -> Shape:
     """Return the shape of what a transpose is given in place of an operand."""
     return tuple(v.aval.shape if ad.is_undefined_primal(v) else v.shape)
 
 
-def is_constant(shape: Any) -> bool:
+def is_constant(shape: Sequence[object]) -> bool:
     """Tell whether every size is known, and none of them symbolic."""
     return all(isinstance(size, int) for size in shape)

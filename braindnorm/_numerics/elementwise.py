@@ -6,13 +6,15 @@ which is what is left of the tangent in :mod:`.fused` when the mean and the vari
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.custom_derivatives import SymbolicZero
 
-from .fused import Plan, fused_norm_with_moments, statistics_with_variance, value
+from ..units import Mantissa
+from .fused import Plan, Primals, fused_norm_with_moments, statistics_with_variance, value
+from .shapes import Mask, Parameter, Statistic, Values
 
 Rule = Callable[..., Any]
 
@@ -23,15 +25,15 @@ def elementwise(rule: Rule) -> Rule:
     norm = jax.custom_jvp(rule, nondiff_argnums=(0,))
     several = rule is fused_norm_with_moments
 
-    def jvp(plan: Plan, primals: Any, tangents: Any) -> Any:
+    def jvp(plan: Plan, primals: Primals, tangents: Sequence[object]) -> tuple[object, object]:
         moving = [i for i, t in enumerate(tangents) if i != _VALID and not isinstance(t, SymbolicZero | None)]
 
-        def of_some(*some: Any) -> Any:
-            arguments = list(primals)
+        def of_some(*some: jax.Array) -> object:
+            arguments: list[Any] = list(primals)
             for i, v in zip(moving, some, strict=True):
                 arguments[i] = v
-            found = _by_constants(plan.with_derivatives(), *arguments)
-            return found if several else found[0]
+            outputs = _by_constants(plan.with_derivatives(), *arguments)
+            return outputs if several else outputs[0]
 
         return jax.jvp(of_some, [primals[i] for i in moving], [tangents[i] for i in moving])
 
@@ -42,7 +44,9 @@ def elementwise(rule: Rule) -> Rule:
 _VALID = 1  # the place of the mask among the arguments
 
 
-def _by_constants(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> Any:
+def _by_constants(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> tuple[Values, Statistic | None, Statistic]:
     """Return y, the mean and the variance, by statistics of an `x` that is held."""
     centre, r, var = statistics_with_variance(plan, jax.lax.stop_gradient(x), valid, epsilon)
     return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]) if centre else None, var

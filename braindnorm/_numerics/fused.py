@@ -11,61 +11,73 @@ derivative differentiates it again. It keeps x, the mean and r, and computes z a
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..units import Mantissa, Shape
+from . import pilot
 from .axes import is_trailing, leading_ones, sum_groups
 from .barriers import fence
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
+from .shapes import Centre, Float, Mask, Parameter, Statistic, Values
 from .sums import by_products_below, spread, total, total_of_groups
 
-Centre = tuple[jax.Array, ...]
+# how many elements are valid
+Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
+# of what fused_norm takes; what is None has no tangent
+Primals = tuple[jax.Array, Mask, Mantissa, Parameter, Parameter]
+Tangents = tuple[jax.Array, object, jax.Array, Parameter, Parameter]
+# y, the mean and the variance
+Triple = tuple[jax.Array, jax.Array, jax.Array]
+# x, the mask, the mean, r and the scale
+Kept = tuple[jax.Array, Mask, Centre, jax.Array, Parameter]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def fused_norm(plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any) -> jax.Array:
+def fused_norm(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter) -> Values:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
     return value(plan, x, valid, scale, bias, *statistics(plan, x, valid, epsilon))
 
 
 @fused_norm.defjvp
-def _fused_norm_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _fused_norm_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple[jax.Array, jax.Array]:
     x, valid, epsilon, scale, bias = primals
     plan = plan.with_derivatives()
     centre, r = statistics(plan, x, valid, epsilon)
     y = value(plan, x, valid, scale, bias, centre, r)
-    dx, _, *others = tangents
-    return y, tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    dx, _, deps, dscale, dbias = tangents
+    return y, tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def fused_norm_with_moments(
-    plan: Plan, x: Any, valid: Any, epsilon: Any, scale: Any, bias: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> tuple[Values, Statistic, Statistic]:
     """Return y as :func:`fused_norm` does, and the mean and the variance that it was made with, without a gradient."""
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]), var
 
 
 @fused_norm_with_moments.defjvp
-def _with_moments_jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _with_moments_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple[Triple, Triple]:
     x, valid, epsilon, scale, bias = primals
     plan = plan.with_derivatives()
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     mean = sum(centre[1:], centre[0])
     y = value(plan, x, valid, scale, bias, centre, r)
-    dx, _, *others = tangents
-    dy = tangent(plan, (x, valid, centre, r, scale), (dx, *others))
+    dx, _, deps, dscale, dbias = tangents
+    dy = tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias))
     return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
 
 
-def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre, r: jax.Array) -> jax.Array:
+def value(
+    plan: Plan, x: Values, valid: Mask, scale: Parameter, bias: Parameter, centre: Centre, r: Statistic
+) -> Values:
     """Return y from the statistics."""
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
     d = _deviation(x.astype(plan.dtype), centre, valid)
@@ -74,17 +86,19 @@ def value(plan: Plan, x: Any, valid: Any, scale: Any, bias: Any, centre: Centre,
     return zero_masked(y if bias is None else y + bias, valid)
 
 
-def statistics(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array]:
+def statistics(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa) -> tuple[Centre, Statistic]:
     """Return the parts of the mean, and r."""
     return statistics_with_variance(plan, x, valid, epsilon)[:2]
 
 
-def statistics_with_variance(plan: Plan, x: Any, valid: Any, epsilon: Any) -> tuple[Centre, jax.Array, jax.Array]:
+def statistics_with_variance(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa
+) -> tuple[Centre, Statistic, Statistic]:
     """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
     barrier = functools.partial(fence, size=x.size, tiles=plan.tiles)
     n = _count(plan, x, valid)
-    if valid is not None and whole_groups(plan.over, valid.shape):
+    if valid is not None and whole_groups(plan.reduction, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid)), None
     centre = _centre(plan, x, valid, n)
@@ -99,11 +113,14 @@ def _rstd_in_tiles(var: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
 
 
-def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
+def _centre(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
     """Return the parts of the mean, each the mean of what those before it leave."""
     if plan.centring is Centring.NONE:
         return ()
-    first = _pilot(plan, x) if plan.centring is Centring.PILOT else _mean(plan, _deviation(x, (), valid), n)
+    if plan.centring is Centring.PILOT:
+        first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
+    else:
+        first = _mean(plan, _deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
         return (first,)
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
@@ -111,28 +128,28 @@ def _centre(plan: Plan, x: jax.Array, valid: Any, n: Any) -> Centre:
     return (*centre, _mean(plan, _deviation(x, centre, valid), n))
 
 
-def _pilot(plan: Plan, x: jax.Array) -> Any:
+def _pilot(plan: Plan, x: Values) -> Statistic:
     """Return a centre near the mean: the mean of the first sixteenth of a reduced axis.
 
     Any centre is exact. This one is off by at most four standard deviations, so a sum of what is left keeps its digits.
     """
-    axis = plan.over.axes[0]
+    axis = plan.reduction.axes[0]
     some = jax.lax.slice_in_dim(x, 0, -(-x.shape[axis] // 16), axis=axis)
     return _mean(plan, some, _count(plan, some, None))
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
+def tangent(plan: Plan, kept: Kept, tangents: tuple[jax.Array, jax.Array, Parameter, Parameter]) -> jax.Array:
     """Return the tangent of y. The saved x may be half precision; the fence makes z here another one than in y."""
     x, valid, centre, r, scale = kept
     dx, deps, dscale, dbias = tangents
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
-    own = fence((centre, r))
-    z, again = (_deviation(x, parts, valid) * each for parts, each in (own, fence(own)))
+    pair = fence((centre, r))
+    z, again = (_deviation(x, parts, valid) * each for parts, each in (pair, fence(pair)))
     n = _count(plan, x, valid)
-    t1: Any = _mean(plan, dx, n, tangent=True) if plan.centred else None
-    if plan.compensated:
+    t1: jax.Array | None = _mean(plan, dx, n, tangent=True) if plan.centred else None
+    if plan.compensated and t1 is not None:
         # centred before anything else, so that what is constant leaves no rounding behind
         dx, t1 = fence(dx - t1), None
     t2 = r * _mean(plan, dx * again, n, tangent=True) + 0.5 * (r * r * deps)
@@ -150,44 +167,48 @@ def tangent(plan: Plan, kept: Any, tangents: Any) -> jax.Array:
     return zero_masked(dy if shift is None else dy + shift, valid)
 
 
-def _deviation(x: jax.Array, centre: Centre, valid: Any) -> jax.Array:
-    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds."""
+def _deviation(x: Values, centre: Centre, valid: Mask) -> Values:
+    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds.
+
+    XLA for CPU adds what a choice returns in one pass; the mean it would first write to memory as often as x has rows.
+    """
     if not centre:
         return zero_masked(x, valid)
+    x = x if valid is None else jnp.where(valid, x, centre[0])
     for part in centre:
-        x = (x if valid is None else jnp.where(valid, x, part)) - part
-    return x
+        x = x - part
+    return zero_masked(x, valid)
 
 
-def _times(stat: Any, scale: Any) -> Any:
+def _times(stat: jax.Array, scale: Parameter) -> jax.Array:
     return stat if scale is None else stat * scale
 
 
-def _count(plan: Plan, x: jax.Array, valid: Any) -> Any:
+def _count(plan: Plan, x: Values, valid: Mask) -> Count:
     if valid is not None:
         # a mask that is a constant of the program would be counted while it is compiled, which takes seconds
         valid = jax.lax.optimization_barrier(valid)
-    count = local_count(x.shape, valid, plan.over, plan.dtype)
+    count = local_count(x.shape, valid, plan.reduction, plan.dtype, total=total)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
     return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)
 
 
-def _mean(plan: Plan, v: jax.Array, n: Any, *, tangent: bool = False) -> Any:
+def _mean(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statistic:
     """Return the mean over n valid elements, with the reduced axes kept."""
-    over = plan.over
-    above = 0 if over.channel_axis is not None else by_products_below(v.shape, over.axes)
-    summed = fence(total(v, over.axes), size=v.size, above=above, tiles=plan.tiles)
-    if over.channel_axis is None:
+    reduction = plan.reduction
+    above = 0 if reduction.channel_axis is not None else by_products_below(v.shape, reduction.axes)
+    summed = fence(total(v, reduction.axes), size=v.size, above=above, tiles=plan.tiles)
+    if reduction.channel_axis is None:
         return summed / n
     # the statistics need the digits that a sum has and a product has not
     combine = total_of_groups if tangent else sum_groups
-    return combine(summed, over.channel_axis, over.num_groups) / n
+    return combine(summed, reduction.channel_axis, reduction.num_groups) / n
 
 
 def _spread(
-    plan: Plan, stat: jax.Array, parameter: Any, shape: tuple[int, ...], *, ones: jax.Array, dots: bool = True
-) -> Any:
+    plan: Plan, stat: jax.Array, parameter: Parameter, shape: Shape, *, ones: jax.Array, dots: bool = True
+) -> jax.Array:
     """Return stat * parameter in a given shape, with 1 for a parameter that is None.
 
     Where the first varies along the rows of x and the second along the columns, it is an outer product, or a product of
@@ -197,9 +218,9 @@ def _spread(
         return spread(stat, shape)
     # in the arithmetic's dtype, so that its gradient is summed in it
     parameter = parameter.astype(plan.dtype)
-    axes = plan.over.axes
+    axes = plan.reduction.axes
     columns = parameter.shape[-max(len(axes), parameter.ndim) :]
-    fits = columns and columns == shape[-len(columns) :]
+    fits = len(columns) >= len(axes) and columns == shape[-len(columns) :]
     if not is_trailing(axes, len(shape)) or not fits or 0 in shape:
         return spread(times(stat, parameter), shape)
     if len(columns) == len(axes):
@@ -211,7 +232,7 @@ def _spread(
     return whole * outer(jnp.broadcast_to(first, rows).reshape(-1), parameter.reshape(-1), dots=dots).reshape(shape)
 
 
-def _ones(v: jax.Array) -> jax.Array:
+def _ones(v: Values) -> Values:
     """Return ones that ``vmap`` takes for as many as there are of `v`, and XLA for a constant.
 
     What is the same in all lanes would be summed over them by itself, in the transpose.

@@ -6,14 +6,16 @@ here, in :func:`deviations`, and nowhere else.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
+from .shapes import Mask, Statistic, Values
 
 
 class Moments(NamedTuple):
@@ -44,57 +46,79 @@ class Reduction(NamedTuple):
     name: str = "moments"
 
 
-def local_sum(v: jax.Array, over: Reduction) -> jax.Array:
+def local_sum(v: Values, reduction: Reduction) -> Statistic:
     """Sum `v` over the axes and within the channel groups, on this device, keeping the axes."""
-    total = jnp.sum(v, axis=over.axes, keepdims=True)
-    return total if over.channel_axis is None else sum_groups(total, over.channel_axis, over.num_groups)
+    total = jnp.sum(v, axis=reduction.axes, keepdims=True)
+    return total if reduction.channel_axis is None else sum_groups(total, reduction.channel_axis, reduction.num_groups)
 
 
-def local_count(shape: Sequence[int], valid: jax.Array | None, over: Reduction, dtype: Any) -> jax.Array:
-    """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast."""
+def _sum(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+    return jnp.sum(v, axes, keepdims=True)
+
+
+def local_count(
+    shape: Sequence[int],
+    valid: jax.Array | None,
+    reduction: Reduction,
+    dtype: DtypeLike,
+    *,
+    total: Callable[[jax.Array, Sequence[int]], jax.Array] = _sum,
+) -> jax.Array:
+    """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast.
+
+    `total` sums over axes, and keeps them.
+    """
     mask_shape = (1,) * len(shape) if valid is None else valid.shape
-    repeats = math.prod(shape[axis] for axis in over.axes if mask_shape[axis] == 1)
-    counted = jnp.ones((), jnp.int32) if valid is None else jnp.sum(valid, over.axes, jnp.int32, keepdims=True)
-    if over.channel_axis is not None:
-        if mask_shape[over.channel_axis] == 1:
-            repeats *= shape[over.channel_axis] // over.num_groups
+    repeats = math.prod(shape[axis] for axis in reduction.axes if mask_shape[axis] == 1)
+    if valid is None:
+        counted = jnp.ones((), dtype)
+    else:
+        # XLA for CPU sums floats ten times as fast; up to this number they are exact
+        most = math.prod(mask_shape[axis] for axis in reduction.axes)
+        exact = isinstance(most, int) and most <= 2**24
+        counted = total(valid.astype(dtype if exact else jnp.int32), reduction.axes)
+    if reduction.channel_axis is not None:
+        if mask_shape[reduction.channel_axis] == 1:
+            repeats *= shape[reduction.channel_axis] // reduction.num_groups
         else:
-            counted = sum_groups(counted, over.channel_axis, over.num_groups)
+            counted = sum_groups(counted, reduction.channel_axis, reduction.num_groups)
     return counted.astype(dtype) * repeats
 
 
-def whole_groups(over: Reduction, mask_shape: Sequence[int]) -> bool:
+def whole_groups(reduction: Reduction, mask_shape: Sequence[int]) -> bool:
     """Tell whether a mask of this shape, as it came, has one entry for each group."""
-    axes = over.axes if over.channel_axis is None else (*over.axes, over.channel_axis)
+    axes = reduction.axes if reduction.channel_axis is None else (*reduction.axes, reduction.channel_axis)
     return all(mask_shape[axis] == 1 for axis in axes)
 
 
-def across_devices(totals: Sequence[jax.Array], over: Reduction) -> Sequence[jax.Array]:
+def across_devices(totals: Sequence[jax.Array], reduction: Reduction) -> Sequence[jax.Array]:
     """Sum local totals over the devices. However many the totals, it is one collective, with one number a statistic."""
-    if over.axis_name is None:
+    if reduction.axis_name is None:
         return totals
     stacked = jnp.stack(jnp.broadcast_arrays(*totals))
-    if over.channel_axis is None:
-        return list(sum_devices(stacked, over.axis_name, over.axis_index_groups))
-    axis = over.channel_axis + 1
-    summed = sum_devices(one_of_each_group(stacked, axis, over.num_groups), over.axis_name, over.axis_index_groups)
-    summed = varying(summed, over.axis_name)  # before it is repeated: so the backward pass exchanges no more either
-    return list(jnp.repeat(summed, stacked.shape[axis] // over.num_groups, axis))
+    if reduction.channel_axis is None:
+        return list(sum_devices(stacked, reduction.axis_name, reduction.axis_index_groups))
+    axis = reduction.channel_axis + 1
+    of_groups = one_of_each_group(stacked, axis, reduction.num_groups)
+    summed = sum_devices(of_groups, reduction.axis_name, reduction.axis_index_groups)
+    # before it is repeated: so the backward pass exchanges no more either
+    summed = varying(summed, reduction.axis_name)
+    return list(jnp.repeat(summed, stacked.shape[axis] // reduction.num_groups, axis))
 
 
-def zero_masked(x: jax.Array, valid: jax.Array | None) -> jax.Array:
+def zero_masked(x: Values, valid: Mask) -> Values:
     """Return `x` with zeros where it is not valid: before any arithmetic, so that NaN in the padding goes nowhere."""
     return x if valid is None else jnp.where(valid, x, 0)
 
 
 def deviations(
-    x: jax.Array,
-    over: Reduction,
-    valid: jax.Array | None = None,
+    x: Values,
+    reduction: Reduction,
+    valid: Mask = None,
     *,
     centred: bool = True,
     constant: bool = False,
-) -> tuple[Moments, jax.Array]:
+) -> tuple[Moments, Values]:
     r"""Return the moments of the valid elements of `x`, and each element's deviation from the mean.
 
     With :math:`K` a centre near the mean that carries no gradient (any :math:`K` is algebraically exact),
@@ -110,16 +134,16 @@ def deviations(
     """
     held = jax.lax.stop_gradient if constant else _as_it_is
     seen = held(zero_masked(x, valid))
-    count = local_count(x.shape, valid, over, x.dtype)
+    count = local_count(x.shape, valid, reduction, x.dtype)
     if not centred:
-        count, m2 = across_devices([count, local_sum(seen * seen, over)], over)
+        count, m2 = across_devices([count, local_sum(seen * seen, reduction)], reduction)
         return Moments(count, jnp.zeros_like(m2), m2), x
-    count, total = across_devices([count, local_sum(jax.lax.stop_gradient(seen), over)], over)
+    count, total = across_devices([count, local_sum(jax.lax.stop_gradient(seen), reduction)], reduction)
     n = at_least_one(count)
     centre = total / n
     raw = x - centre
     d = held(zero_masked(raw, valid))
-    s, q = across_devices([local_sum(d, over), local_sum(d * d, over)], over)
+    s, q = across_devices([local_sum(d, reduction), local_sum(d * d, reduction)], reduction)
     delta = s / n
     m2 = jnp.maximum(q / n - delta * delta, 0) * n
     return Moments(count, centre + delta, m2), raw - delta
@@ -151,7 +175,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     return Moments(count, a.mean + step * share, a.m2 + b.m2 + step * step * a.count * share)
 
 
-def rstd(var: jax.Array, epsilon: Any) -> jax.Array:
+def rstd(var: Statistic, epsilon: Mantissa) -> Statistic:
     """Return 1/sqrt(var + epsilon), and 0 where that sum is 0: a constant group is then 0, not NaN."""
     total = var + epsilon
     positive = total > 0

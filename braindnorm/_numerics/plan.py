@@ -3,14 +3,13 @@
 import enum
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from ..units import Dtype, Shape
 from .axes import is_trailing
 from .moments import Reduction, whole_groups
-
-Shape = tuple[int, ...]
 
 # in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
 FEW = 64
@@ -22,8 +21,7 @@ class Centring(enum.Enum):
     NONE = "nothing"
     MEAN = "the mean"
     PILOT = "a number near the mean, and the mean of what is left"
-    TWICE = "the mean, and the mean of what its rounding left"
-    COMPENSATED = "as TWICE, with a tangent of exactly 0 for a constant shift"
+    COMPENSATED = "the mean, and the mean of what its rounding left, with a tangent of exactly 0 for a constant shift"
 
 
 class Plan(NamedTuple):
@@ -33,10 +31,10 @@ class Plan(NamedTuple):
     taken beside it.
     """
 
-    over: Reduction
+    reduction: Reduction
     centring: Centring
     tiles: bool
-    dtype: Any
+    dtype: Dtype
 
     @property
     def centred(self) -> bool:
@@ -56,40 +54,41 @@ class Plan(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def plan_for(
     shape: Shape,
-    x_dtype: Any,
+    x_dtype: Dtype,
     mask_shape: Shape | None,
-    over: Reduction,
+    reduction: Reduction,
     *,
     centred: bool,
     compensated: bool,
-    dtype: Any,
+    dtype: Dtype,
 ) -> Plan:
     """Return the plan of a call: the one place where it is chosen.
 
     What the platform decides, and what ``vmap`` may change, is chosen later: by sums, products and barriers.
     """
     dtype = jnp.dtype(dtype)
-    rows = over.channel_axis is None and is_trailing(over.axes, len(shape))
+    middle = len(reduction.axes) == 1 and 0 < reduction.axes[0] < len(shape) - 1
+    rows = reduction.channel_axis is None and (is_trailing(reduction.axes, len(shape)) or middle)
     tiles = rows and mask_shape is None and (centred or x_dtype != dtype)
     if not centred:
-        return Plan(over, Centring.NONE, tiles, dtype)
+        return Plan(reduction, Centring.NONE, tiles, dtype)
     if compensated:
-        return Plan(over, Centring.COMPENSATED, tiles, dtype)
-    return Plan(over, _centring(shape, mask_shape, over), tiles, dtype)
+        return Plan(reduction, Centring.COMPENSATED, tiles, dtype)
+    return Plan(reduction, _centring(shape, mask_shape, reduction), tiles, dtype)
 
 
-def _centring(shape: Shape, mask_shape: Shape | None, over: Reduction) -> Centring:
-    if not over.axes:
+def _centring(shape: Shape, mask_shape: Shape | None, reduction: Reduction) -> Centring:
+    if not reduction.axes:
         return Centring.MEAN  # of one number
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
-    if is_trailing(over.axes, len(shape)) and not _may_be_few(shape, mask_shape, over):
+    if is_trailing(reduction.axes, len(shape)) and not _may_be_few(shape, mask_shape, reduction):
         return Centring.MEAN
-    return Centring.PILOT if mask_shape is None else Centring.TWICE
+    return Centring.PILOT
 
 
-def _may_be_few(shape: Shape, mask_shape: Shape | None, over: Reduction) -> bool:
+def _may_be_few(shape: Shape, mask_shape: Shape | None, reduction: Reduction) -> bool:
     """Tell whether a group may have few valid elements: a mask within groups leaves as many as it likes."""
-    if mask_shape is not None and not whole_groups(over, mask_shape):
+    if mask_shape is not None and not whole_groups(reduction, mask_shape):
         return True
-    channels = 1 if over.channel_axis is None else shape[over.channel_axis] // over.num_groups
-    return channels * math.prod(shape[axis] for axis in over.axes) <= FEW
+    channels = 1 if reduction.channel_axis is None else shape[reduction.channel_axis] // reduction.num_groups
+    return channels * math.prod(shape[axis] for axis in reduction.axes) <= FEW

@@ -6,19 +6,18 @@ them it does one by one, in loops. Elsewhere a product of matrices may be rounde
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .deferred import Deferred, bilinear
+from .deferred import Deferred, Operand, bilinear
+from .shapes import Float
 from .sums import Axes, plain_sum, sum_on_cpu
 
 
-def outer(a: jax.Array, b: jax.Array, *, dots: bool = True) -> jax.Array:
+def outer(a: Float[jax.Array, " m"], b: Float[jax.Array, " n"], *, dots: bool = True) -> Float[jax.Array, "m n"]:
     """Return the outer product of two vectors."""
-    product: jax.Array = _product(a, b, left=(0,), right=(1,), out=(0, 1), dots=dots)
-    return product
+    return _product(a, b, left=(0,), right=(1,), out=(0, 1), dots=dots)
 
 
 def times(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -27,12 +26,19 @@ def times(a: jax.Array, b: jax.Array) -> jax.Array:
     left, right = (tuple(axis for axis, n in enumerate(v.shape) if n != 1) for v in (a, b))
     out = tuple(sorted({*left, *right}))
     flat = [v.reshape([v.shape[axis] for axis in axes]) for v, axes in ((a, left), (b, right))]
-    product: jax.Array = _product(*flat, left=left, right=right, out=out, dots=False)
+    product = _product(*flat, left=left, right=right, out=out, dots=False)
     return product.reshape(jnp.broadcast_shapes(a.shape, b.shape))
 
 
 def _multiply(
-    a: Any, b: Any, *, left: Axes, right: Axes, out: Axes, dots: bool, sum_over: Callable[..., Any] = plain_sum
+    a: Operand,
+    b: Operand,
+    *,
+    left: Axes,
+    right: Axes,
+    out: Axes,
+    dots: bool,
+    sum_over: Callable[..., jax.Array] = plain_sum,
 ) -> jax.Array:
     """Return the product, summed over what `out` has not. Each axis has a number, which `left` and `right` name."""
     major, minor = (left, right) if len(left) >= len(right) else (right, left)
@@ -42,22 +48,22 @@ def _multiply(
         moved = jnp.transpose(v, [axes.index(axis) for axis in every if axis in axes])
         wide.append(jnp.expand_dims(moved, [i for i, axis in enumerate(every) if axis not in axes]))
     summed = tuple(i for i, axis in enumerate(every) if axis not in out)
-    found = jnp.squeeze(sum_over(wide[0] * wide[1], axes=summed), summed)
-    return _ordered(found, [axis for axis in every if axis in out], out)
+    result = jnp.squeeze(sum_over(wide[0] * wide[1], axes=summed), summed)
+    return _ordered(result, [axis for axis in every if axis in out], out)
 
 
-def _multiply_on_cpu(a: Any, b: Any, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
+def _multiply_on_cpu(a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
     shared = [axis for axis in left if axis in right]
     if not dots or any(axis in out for axis in shared):
         return _multiply(a, b, left=left, right=right, out=out, dots=False, sum_over=sum_on_cpu)
     (a_flat, a_axis), (b_flat, b_axis) = _as_matrix(a, left, shared), _as_matrix(b, right, shared)
-    found = jax.lax.dot_general(a_flat, b_flat, ((a_axis, b_axis), ((), ())))
+    result = jax.lax.dot_general(a_flat, b_flat, ((a_axis, b_axis), ((), ())))
     free = [(axis, n) for v, axes in ((a, left), (b, right)) for axis, n in zip(axes, v.shape, strict=True)]
     free = [(axis, n) for axis, n in free if axis not in shared]
-    return _ordered(found.reshape([n for _, n in free]), [axis for axis, _ in free], out)
+    return _ordered(result.reshape([n for _, n in free]), [axis for axis, _ in free], out)
 
 
-def _as_matrix(v: jax.Array, axes: Axes, shared: Sequence[int]) -> tuple[jax.Array, tuple[int, ...]]:
+def _as_matrix(v: Operand, axes: Axes, shared: Sequence[int]) -> tuple[jax.Array, tuple[int, ...]]:
     """Return what XLA knows as a matrix or a vector, and which of its axes is contracted.
 
     What is contracted along two axes it would transpose first.
@@ -73,11 +79,13 @@ def _as_matrix(v: jax.Array, axes: Axes, shared: Sequence[int]) -> tuple[jax.Arr
     return v.reshape(math.prod(v.shape[:cut]), math.prod(v.shape[cut:])), (0 if first else 1,)
 
 
-def _ordered(v: jax.Array, axes: Sequence[int], out: Axes) -> jax.Array:
+def _ordered(v: Operand, axes: Sequence[int], out: Axes) -> jax.Array:
     return v if tuple(axes) == out else jnp.transpose(v, [axes.index(axis) for axis in out])
 
 
-def _batch(values: Any, dims: Any, *, left: Axes, right: Axes, out: Axes, dots: bool) -> Any:
+def _batch(
+    values: Sequence[jax.Array], dims: Sequence[int | None], *, left: Axes, right: Axes, out: Axes, dots: bool
+) -> tuple[jax.Array, int]:
     lanes = 1 + max((*left, *right), default=0)
     axes, moved = [left, right], list(values)
     for i, dim in enumerate(dims):
@@ -86,11 +94,15 @@ def _batch(values: Any, dims: Any, *, left: Axes, right: Axes, out: Axes, dots: 
     return _product(*moved, left=axes[0], right=axes[1], out=(lanes, *out), dots=dots), 0
 
 
-def _transpose_left(ct: Any, a: Any, b: Any, *, left: Axes, right: Axes, out: Axes, dots: bool) -> Any:
+def _transpose_left(
+    ct: jax.Array, a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool
+) -> jax.Array:
     return _product(ct, b, left=out, right=right, out=left, dots=dots)
 
 
-def _transpose_right(ct: Any, a: Any, b: Any, *, left: Axes, right: Axes, out: Axes, dots: bool) -> Any:
+def _transpose_right(
+    ct: jax.Array, a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool
+) -> jax.Array:
     return _product(ct, a, left=out, right=left, out=right, dots=dots)
 
 

@@ -4,22 +4,23 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ..units import Shape
 from .axes import is_trailing, sum_groups
-from .deferred import Deferred, is_constant, linear, shape_of
+from .deferred import Deferred, Operand, is_constant, linear, shape_of
+from .shapes import Float, Statistic, Values
 
-Axes = tuple[int, ...]
+Axes = Shape
 
 # XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
 SMALL = 65536
 # of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
 PRODUCTS = frozenset([*range(33), *range(100, 513)])
-# above this many columns it sums them one at a time, each in strides
-WIDE = 16384
+# from as many columns on it goes through the rows in strides, one column at a time
+WIDE = 4096
 
 
 def by_products_below(shape: Sequence[int], axes: Axes) -> int:
@@ -29,24 +30,22 @@ def by_products_below(shape: Sequence[int], axes: Axes) -> int:
     return SMALL if math.prod(shape[axis] for axis in axes) in PRODUCTS else 0
 
 
-def total(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+def total(v: Values, axes: Sequence[int]) -> Statistic:
     """Return the sum over the axes, which are kept."""
-    summed: jax.Array = _total(v, axes=tuple(axes))
-    return summed
+    return _total(v, axes=tuple(axes))
 
 
 def spread(v: jax.Array, shape: Sequence[int]) -> jax.Array:
     """Return `v` broadcast to a shape of as many axes. Its transpose is :func:`total`."""
     axes = tuple(axis for axis, n in enumerate(shape) if v.shape[axis] != n)
-    repeated: jax.Array = v if not axes else _spread(v, axes=axes, sizes=tuple(shape[axis] for axis in axes))
-    return repeated
+    return v if not axes else _spread(v, axes=axes, sizes=tuple(shape[axis] for axis in axes))
 
 
-def plain_sum(v: jax.Array, *, axes: Axes) -> jax.Array:
+def plain_sum(v: Values, *, axes: Axes) -> Statistic:
     return jnp.sum(v, axes, keepdims=True)
 
 
-def sum_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
+def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     """Sum as XLA for CPU does fastest without a loss of digits."""
     if not axes or not is_constant(v.shape) or axes != tuple(range(axes[0], axes[-1] + 1)):
         return plain_sum(v, axes=axes)
@@ -54,26 +53,55 @@ def sum_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(v.shape))
     if not is_trailing(axes, v.ndim):
         columns = math.prod(v.shape[axes[-1] + 1 :])
-        return (
-            _by_eighths(v.reshape(rows, n, columns)).reshape(kept) if columns > WIDE and n else plain_sum(v, axes=axes)
-        )
+        if columns < WIDE or n < 4:
+            return _of_long_axes(v, axes).reshape(kept)
+        return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
     if v.size <= SMALL and n in PRODUCTS:
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
-    return jnp.sum(v.reshape(1, -1), 1).reshape(kept) if len(axes) == v.ndim > 1 else plain_sum(v, axes=axes)
+    if len(axes) == v.ndim > 1 and v.size <= SMALL:
+        return jnp.sum(v.reshape(1, -1), 1).reshape(kept)
+    return plain_sum(v, axes=axes)
 
 
-def _by_eighths(v: jax.Array) -> jax.Array:
-    """Sum over the middle one of three axes: eighths of it are added until fewer than 16 rows are left, and then those.
+def _of_long_axes(v: jax.Array, axes: Axes) -> jax.Array:
+    """Sum without the axes of length 1, as ``vmap`` leaves them, between which XLA takes four times as long."""
+    shape = [n for n in v.shape if n != 1]
+    place = {axis: i for i, axis in enumerate(axis for axis, n in enumerate(v.shape) if n != 1)}
+    return jnp.sum(v.reshape(shape), tuple(place[axis] for axis in axes if axis in place))
 
-    The digits are those of a pairwise sum.
+
+def _by_eighths(v: Float[jax.Array, "before rows after"]) -> Float[jax.Array, "before 1 after"]:
+    """Sum over the middle one of three axes, eighth upon eighth of it.
+
+    XLA makes one pass of what makes the numbers and of the first additions. The others are products with ones, since
+    additions it would repeat for each element of what uses the sum. The digits are those of sums of few numbers.
     """
-    rest: list[jax.Array] = []
-    while (rows := v.shape[1]) >= 16:
-        length = rows // 8
-        rest += [v[:, row : row + 1] for row in range(8 * length, rows)]
-        v = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(8)])
-    return functools.reduce(operator.add, [v[:, row : row + 1] for row in range(rows)] + rest)
+    n = v.shape[1]
+    parts = 8 if n >= 16 else n // 2
+    length = n // parts
+    first = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(parts)])
+    found = _by_products(first)
+    return found if parts * length == n else found + _by_products(v[:, parts * length :])
+
+
+def _by_products(v: jax.Array) -> jax.Array:
+    """Sum over the middle one of three axes by products with ones, each of few rows."""
+    found = []
+    while (n := v.shape[1]) > 32:
+        length = n // 8
+        if n > 8 * length:
+            found.append(_times_ones(v[:, 8 * length :]))
+        rows, columns = v.shape[0], v.shape[2]
+        v = _times_ones(v[:, : 8 * length].reshape(rows, 8, -1)).reshape(rows, length, columns)
+    return functools.reduce(operator.add, found, _times_ones(v))
+
+
+def _times_ones(v: jax.Array) -> jax.Array:
+    if v.shape[0] == 1:
+        return (jnp.ones(v.shape[1], v.dtype) @ v[0])[None, None]
+    summed = jax.lax.dot_general(jnp.ones(v.shape[:2], v.dtype), v, (((1,), (1,)), ((0,), (0,))))
+    return summed[:, None]
 
 
 def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
@@ -81,20 +109,22 @@ def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
     return jnp.broadcast_to(v, [to.get(axis, size) for axis, size in enumerate(v.shape)])
 
 
-def _batch_total(values: Any, dims: Any, *, axes: Axes) -> Any:
+def _batch_total(values: Sequence[jax.Array], dims: Sequence[int], *, axes: Axes) -> tuple[jax.Array, int]:
     return _total(jnp.moveaxis(values[0], dims[0], 0), axes=tuple(axis + 1 for axis in axes)), 0
 
 
-def _batch_spread(values: Any, dims: Any, *, axes: Axes, sizes: Axes) -> Any:
+def _batch_spread(
+    values: Sequence[jax.Array], dims: Sequence[int], *, axes: Axes, sizes: Axes
+) -> tuple[jax.Array, int]:
     moved = jnp.moveaxis(values[0], dims[0], 0)
     return _spread(moved, axes=tuple(axis + 1 for axis in axes), sizes=sizes), 0
 
 
-def _transpose_total(ct: Any, v: Any, *, axes: Axes) -> list[Any]:
+def _transpose_total(ct: jax.Array, v: Operand, *, axes: Axes) -> list[jax.Array]:
     return [_spread(ct, axes=axes, sizes=tuple(shape_of(v)[axis] for axis in axes))]
 
 
-def _transpose_spread(ct: Any, v: Any, *, axes: Axes, sizes: Axes) -> list[Any]:
+def _transpose_spread(ct: jax.Array, v: Operand, *, axes: Axes, sizes: Axes) -> list[jax.Array]:
     return [_total(ct, axes=axes)]
 
 
@@ -102,17 +132,16 @@ _total = Deferred("total", plain_sum, sum_on_cpu, batch=_batch_total, differenti
 _spread = Deferred("spread", _broadcast, _broadcast, batch=_batch_spread, differentiate=linear(_transpose_spread))
 
 
-def total_of_groups(v: jax.Array, channel_axis: int, num_groups: int) -> jax.Array:
+def total_of_groups(v: Values, channel_axis: int, num_groups: int) -> Values:
     """Sum over the channels of each group, and give the sum to each of them. It is its own transpose."""
-    summed: jax.Array = _group_total(v, axis=channel_axis, groups=num_groups)
-    return summed
+    return _group_total(v, axis=channel_axis, groups=num_groups)
 
 
-def _group_sum(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+def _group_sum(v: Values, *, axis: int, groups: int) -> Values:
     return sum_groups(v, axis, groups)
 
 
-def _group_sum_on_cpu(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
+def _group_sum_on_cpu(v: Values, *, axis: int, groups: int) -> Values:
     """Sum small groups as a product with ones: XLA for CPU would take a sum into the pass over x that follows."""
     size = v.shape[axis] // groups
     if not is_constant(v.shape) or math.prod(v.shape[axis + 1 :]) != 1 or size > 64:
@@ -120,11 +149,11 @@ def _group_sum_on_cpu(v: jax.Array, *, axis: int, groups: int) -> jax.Array:
     return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
 
 
-def _batch_groups(values: Any, dims: Any, *, axis: int, groups: int) -> Any:
+def _batch_groups(values: Sequence[jax.Array], dims: Sequence[int], *, axis: int, groups: int) -> tuple[jax.Array, int]:
     return _group_total(jnp.moveaxis(values[0], dims[0], 0), axis=axis + 1, groups=groups), 0
 
 
-def _transpose_groups(ct: Any, v: Any, *, axis: int, groups: int) -> list[Any]:
+def _transpose_groups(ct: jax.Array, v: Operand, *, axis: int, groups: int) -> list[jax.Array]:
     return [_group_total(ct, axis=axis, groups=groups)]
 
 

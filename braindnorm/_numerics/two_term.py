@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..units import Dtype
+from ..units import DtypeLike
 
 
 class TwoTerm(NamedTuple):
@@ -54,7 +54,7 @@ def product(a: jax.Array, b: jax.Array) -> jax.Array:
     return jax.lax.reduce_precision(exact, digits.nexp, digits.nmant - 1)
 
 
-def cast(a: TwoTerm, dtype: Dtype) -> TwoTerm:
+def cast(a: TwoTerm, dtype: DtypeLike) -> TwoTerm:
     """Return the number in floats of another dtype. Two of float32 hold nearly all of one of float64."""
     if a.value.dtype == dtype:
         return a

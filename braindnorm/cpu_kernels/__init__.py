@@ -20,13 +20,14 @@ import contextlib
 import contextvars
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from .._numerics.deferred import is_constant
 from .._numerics.plan import Plan
 from ..errors import PackageError
+from ..units import Mantissa
 from . import _choice
 
 __all__ = ["Status", "disable", "disabled", "enable", "enabled", "status"]
@@ -163,7 +164,9 @@ def in_force() -> bool:
     return _library.ready()
 
 
-def rule_for(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> Callable[..., jax.Array] | None:
+def rule_for(
+    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+) -> Callable[..., jax.Array] | None:
     """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None.
 
     It starts JAX's backend. Sizes that are symbols go the plain way.

@@ -33,11 +33,11 @@ def private_folder() -> Path:
     _refuse_foreign(folder.parent, above.st_uid in (0, os.geteuid()), above.st_mode & 0o1002 == 0o002)  # /tmp is fine
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
         raise PackageError(f"the kernels cannot be kept: {folder} is not a folder. Remove it. {_CURE}")
-    _refuse_foreign(folder, found.st_uid == os.geteuid(), bool(found.st_mode & 0o022))
-    if stat.S_IMODE(found.st_mode) != 0o700:  # it may lie where nothing can be changed, with a library in it
+    _refuse_foreign(folder, status.st_uid == os.geteuid(), bool(status.st_mode & 0o022))
+    if stat.S_IMODE(status.st_mode) != 0o700:  # it may lie where nothing can be changed, with a library in it
         folder.chmod(0o700)
     return folder
 
@@ -54,9 +54,9 @@ def _cache_home() -> Path:
     raise PackageError(f"the kernels cannot be kept: this user has no home folder. {_CURE}")
 
 
-def _refuse_foreign(folder: Path, own: bool, shared: bool) -> None:
+def _refuse_foreign(folder: Path, owned: bool, shared: bool) -> None:
     """Refuse a folder where others may exchange what is in it: the code in it would run with this user's rights."""
-    if not own:
+    if not owned:
         raise PackageError(f"the kernels cannot be kept: {folder} belongs to another user. {_CURE}")
     if shared:
         raise PackageError(
@@ -72,8 +72,8 @@ def is_whole(library: Path) -> bool:
     except OSError:
         return False
     with open(file, "rb") as opened:
-        found = os.fstat(opened.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        status = os.fstat(opened.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
             return False
         content = opened.read()
     size = hashlib.sha256().digest_size

@@ -1,12 +1,12 @@
 """Whether kernels are to be used: in this process, and for this call."""
 
 import os
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .._numerics.plan import Plan
+from ..units import Mantissa
 from ._placement import varies
 from ._view import view_of
 
@@ -25,12 +25,12 @@ def unsuitable() -> str | None:
     return None
 
 
-def fits(plan: Plan, x: Any, valid: Any, epsilon: Any, *parameters: Any) -> bool:
+def fits(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None) -> bool:
     """Tell whether the kernels can do this call."""
     if (x.dtype, plan.dtype) not in _DTYPES or jnp.ndim(epsilon):
         return False
-    given = [v for v in (valid, *parameters) if v is not None]
-    if jax.sharding.get_abstract_mesh().manual_axes and any(varies(jax.typeof(v)) for v in (x, *given)):
+    arrays = [v for v in (valid, *parameters) if v is not None]
+    if jax.sharding.get_abstract_mesh().manual_axes and any(varies(jax.typeof(v)) for v in (x, *arrays)):
         return False
     shapes = tuple(parameter.shape for parameter in parameters if parameter is not None)
-    return view_of(plan.over, x.shape, shapes) is not None
+    return view_of(plan.reduction, x.shape, shapes) is not None

@@ -86,9 +86,9 @@ def load() -> None:
 def _register(library: Path) -> None:
     """Make the handlers of a library known to XLA."""
     global _loaded
-    found = handlers_of(library)
+    handlers = handlers_of(library)
     jax.devices("cpu")
-    for name, handler in found.items():
+    for name, handler in handlers.items():
         try:
             jax.ffi.register_ffi_target(target(name), handler, platform="cpu")
         except jax.errors.JaxRuntimeError as error:

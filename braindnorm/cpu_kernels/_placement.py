@@ -20,7 +20,7 @@ def is_local(context: Any) -> bool:
     return all(size == 1 or name in manual for name, size in shape.items())
 
 
-def varies(aval: Any) -> bool:
+def varies(aval: object) -> bool:
     """Tell whether a type says that its value varies along the axes of a ``shard_map``, or may say so."""
     kind = getattr(aval, "manual_axis_type", aval)
     return bool(getattr(kind, "varying", getattr(kind, "vma", True)))

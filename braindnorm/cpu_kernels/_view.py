@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from .._numerics.axes import is_trailing, one_of_each_group
 from .._numerics.moments import Reduction, whole_groups
+from ..units import Shape
 
 # XLA is as fast where a row has fewer elements, where all rows have no more than so many together, and where the batch
 # is shorter: its elements are the tasks that the processors share.
@@ -29,18 +30,19 @@ class View(NamedTuple):
     groups: int
     channels: int
     tail: int
-    parameter: tuple[int, ...]
+    parameter: Shape
 
     @property
-    def lengths(self) -> np.ndarray[Any, Any]:
+    def lengths(self) -> np.ndarray:
         """The lengths, as the kernels are given them."""
         return np.array([self.batch, self.space, self.groups, self.channels, self.tail], np.int64)
 
 
 @functools.lru_cache(maxsize=1024)
-def view_of(over: Reduction, shape: tuple[int, ...], parameters: tuple[tuple[int, ...], ...]) -> View | None:
+def view_of(reduction: Reduction, shape: Shape, parameters: tuple[Shape, ...]) -> View | None:
     """Return how the kernels see an array of this shape with parameters of these; None if they cannot."""
-    view = _rows(over, shape, parameters) if over.channel_axis is None else _channels(over, shape, parameters)
+    way = _rows if reduction.channel_axis is None else _channels
+    view = way(reduction, shape, parameters)
     if view is None or view.space * view.channels * view.tail < SHORT:
         return None
     return view
@@ -54,56 +56,55 @@ def is_worth_it(view: View, shape: Sequence[int]) -> bool:
     return math.prod(shape) > SMALL and view.batch >= FEW
 
 
-def _rows(over: Reduction, shape: tuple[int, ...], parameters: Sequence[tuple[int, ...]]) -> View | None:
+def _rows(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
     """Rows of trailing axes; parameters may differ along the axes just before them, which are the groups then."""
-    if not is_trailing(over.axes, len(shape)) or not over.axes:
+    if not is_trailing(reduction.axes, len(shape)) or not reduction.axes:
         return None
     ndim = max(len(_without_ones(p)) for p in parameters) if parameters else 0
-    first = len(shape) - max(ndim, len(over.axes))
-    row = len(shape) - len(over.axes)
+    first = len(shape) - max(ndim, len(reduction.axes))
+    row = len(shape) - len(reduction.axes)
     lengths = [math.prod(part) for part in (shape[:first], shape[first:row], shape[row:])]
     return View(lengths[0], 1, lengths[1], lengths[2], 1, shape[first:])
 
 
-def _channels(over: Reduction, shape: tuple[int, ...], parameters: Sequence[tuple[int, ...]]) -> View | None:
+def _channels(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
     """Channels in groups, which come last, or before all of the space."""
-    channel = over.channel_axis or 0
+    channel = reduction.channel_axis or 0
     after = shape[channel + 1 :]
     parameter = (shape[channel], *[1] * len(after))
     if any(len(_without_ones(p)) > len(parameter) or set(p[len(p) - len(after) :]) - {1} for p in parameters):
         return None
-    channels = shape[channel] // over.num_groups
-    if over.axes == tuple(range(channel + 1, len(shape))):
-        return View(math.prod(shape[:channel]), 1, over.num_groups, channels, math.prod(after), parameter)
-    if over.axes == tuple(range(over.axes[0], channel)) and not after:
-        space = math.prod(shape[over.axes[0] : channel])
-        return View(math.prod(shape[: over.axes[0]]), space, over.num_groups, channels, 1, parameter)
+    channels = shape[channel] // reduction.num_groups
+    if reduction.axes == tuple(range(channel + 1, len(shape))):
+        return View(math.prod(shape[:channel]), 1, reduction.num_groups, channels, math.prod(after), parameter)
+    if reduction.axes == tuple(range(reduction.axes[0], channel)) and not after:
+        space = math.prod(shape[reduction.axes[0] : channel])
+        return View(math.prod(shape[: reduction.axes[0]]), space, reduction.num_groups, channels, 1, parameter)
     return None
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _without_ones(shape: Shape) -> Shape:
     return shape[next((axis for axis, n in enumerate(shape) if n != 1), len(shape)) :]
 
 
-def spread_statistic(view: View, over: Reduction, shape: tuple[int, ...], v: jax.Array) -> jax.Array:
+def spread_statistic(view: View, reduction: Reduction, shape: Shape, v: jax.Array) -> jax.Array:
     """Return a statistic, of which the kernels have one a group, along x with its reduced axes kept."""
-    kept = [1 if axis in over.axes else n for axis, n in enumerate(shape)]
-    return (v if over.channel_axis is None else jnp.repeat(v, view.channels)).reshape(kept)
+    kept = [1 if axis in reduction.axes else n for axis, n in enumerate(shape)]
+    return (v if reduction.channel_axis is None else jnp.repeat(v, view.channels)).reshape(kept)
 
 
-def gather_statistic(over: Reduction, v: Any) -> jax.Array:
+def gather_statistic(reduction: Reduction, v: jax.Array) -> jax.Array:
     """Return it as the kernels have it."""
-    one = v if over.channel_axis is None else one_of_each_group(v, over.channel_axis, over.num_groups)
-    flat: jax.Array = one.reshape(-1)
-    return flat
+    one = v if reduction.channel_axis is None else one_of_each_group(v, reduction.channel_axis, reduction.num_groups)
+    return one.reshape(-1)
 
 
-def mask_of(view: View, over: Reduction, shape: tuple[int, ...], valid: Any) -> jax.Array:
+def mask_of(view: View, reduction: Reduction, shape: Shape, valid: jax.Array | None) -> jax.Array:
     """Return a mask as the kernels read it: an entry for each row if it holds for whole rows, else for each element."""
     if valid is None:
         return jnp.zeros(0, bool)
-    if view.space > 1 or not whole_groups(over, valid.shape):
+    if view.space > 1 or not whole_groups(reduction, valid.shape):
         return jnp.broadcast_to(valid, shape)
-    kept = [1 if axis in (*over.axes, over.channel_axis) else n for axis, n in enumerate(shape)]
+    kept = [1 if axis in (*reduction.axes, reduction.channel_axis) else n for axis, n in enumerate(shape)]
     rows = jnp.broadcast_to(valid, kept).reshape(-1)
-    return rows if over.channel_axis is None else jnp.repeat(rows, view.groups)
+    return rows if reduction.channel_axis is None else jnp.repeat(rows, view.groups)

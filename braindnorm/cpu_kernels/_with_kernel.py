@@ -6,20 +6,28 @@ derivative written by hand: they differentiate, transpose and map the plain func
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.tree_util import PyTreeDef
 
+from .._numerics.plan import Plan
 from ._placement import is_local, varies
 
-Function = Callable[[Any, Any, Any], tuple[jax.Array, ...]]
+Rows = TypeVar("Rows")
+Shared = TypeVar("Shared")
+Function = Callable[[Plan, Rows, Shared], tuple[jax.Array, ...]]
+# an array, an abstract value, a zero that is known, or what stands for the operand that a transpose is asked for
+Leaf = Any
+# to the untyped values of a program
+Lowering = Callable[..., Any]
 
 
-class WithKernel:
-    """A function ``f(how, rows, shared)`` that runs a kernel on a CPU.
+class WithKernel(Generic[Rows, Shared]):
+    """A function ``f(plan, rows, shared)`` that runs a kernel on a CPU.
 
     Which of the two a program gets is decided when it is lowered: only then is it known for which platform it is, on
     how many devices it runs, and whether it is exported to processes that may have no kernels.
@@ -29,24 +37,24 @@ class WithKernel:
     name : str
         What a jaxpr calls it.
     plain, kernel : callable
-        The same function twice. `how` is static; `rows` and `shared` are trees of arrays; it returns a tuple of arrays.
-        Without a kernel only its transpose has one.
+        The same function twice. `plan` is static; `rows` and `shared` are trees of arrays; it returns a tuple of
+        arrays. Without a kernel only its transpose has one.
     transposed : callable, optional
-        ``transposed(how, rows, shared, cotangents)`` returns the cotangents of rows and shared, with None for what is
+        ``transposed(plan, rows, shared, cotangents)`` returns the cotangents of rows and shared, with None for what is
         not linear; or None, if the plain function should be transposed.
     fold : callable, optional
-        Returns `how` for `rows` with one more leading axis, along which the results are those of each. Without it, or
-        where what is shared is mapped too, ``vmap`` maps the plain function.
+        Returns the plan for `rows` with one more leading axis, along which the results are those of each. Without it,
+        or where what is shared is mapped too, ``vmap`` maps the plain function.
     """
 
     def __init__(
         self,
         name: str,
-        plain: Function,
-        kernel: Function | None = None,
+        plain: Function[Rows, Shared],
+        kernel: Function[Rows, Shared] | None = None,
         *,
-        transposed: Callable[..., Any] | None = None,
-        fold: Callable[[Any], Any] | None = None,
+        transposed: Callable[[Plan, Rows, Shared, list[jax.Array]], object] | None = None,
+        fold: Callable[[Plan], Plan] | None = None,
     ) -> None:
         self._plain, self._transposed, self._fold = plain, transposed, fold
         self._primitive = Primitive(name)
@@ -60,33 +68,40 @@ class WithKernel:
         if kernel is not None:
             mlir.register_lowering(self._primitive, _lowered_for_cpu(plain, kernel), platform="cpu")
 
-    def __call__(self, how: Any, rows: Any, shared: Any) -> tuple[jax.Array, ...]:
+    def __call__(self, plan: Plan, rows: Rows, shared: Shared) -> tuple[jax.Array, ...]:
         leaves, tree = jax.tree.flatten((rows, shared))
-        return tuple(self._primitive.bind(*leaves, how=how, tree=tree))
+        return tuple(self._primitive.bind(*leaves, plan=plan, tree=tree))
 
-    def _abstract(self, *leaves: Any, **static: Any) -> list[Any]:
+    def _abstract(self, *leaves: Leaf, **static: object) -> list[jax.core.ShapedArray]:
         # by the whole types of the leaves: within shard_map they say along which axes a value varies
         return list(jax.make_jaxpr(functools.partial(_of_leaves(self._plain), **static))(*leaves).out_avals)
 
-    def _jvp(self, primals: Sequence[Any], tangents: Sequence[Any], **static: Any) -> Any:
+    def _jvp(
+        self, primals: Sequence[jax.Array], tangents: Sequence[Leaf], **static: object
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
         moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
         f = functools.partial(_of_some(self._plain, primals, moving), **static)
         return jax.jvp(f, [primals[i] for i in moving], [tangents[i] for i in moving])
 
-    def _transpose(self, cotangents: Sequence[Any], *leaves: Any, how: Any, tree: Any) -> list[Any]:
+    def _transpose(
+        self, cotangents: Sequence[Leaf], *leaves: Leaf, plan: Plan, tree: PyTreeDef
+    ) -> list[jax.Array | None]:
         cotangents = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-        found = None if self._transposed is None else self._transposed(how, *tree.unflatten(leaves), cotangents)
-        if found is not None:
-            return list(tree.flatten_up_to(found))
+        rows, shared = tree.unflatten(leaves)
+        gradients = None if self._transposed is None else self._transposed(plan, rows, shared, cotangents)
+        if gradients is not None:
+            return list(tree.flatten_up_to(gradients))
         linear = [i for i, leaf in enumerate(leaves) if ad.is_undefined_primal(leaf)]
-        f = functools.partial(_of_some(self._plain, leaves, linear), how=how, tree=tree)
+        f = functools.partial(_of_some(self._plain, leaves, linear), plan=plan, tree=tree)
         pulled = jax.linear_transpose(f, *[leaves[i].aval for i in linear])(cotangents)
         return _replaced([None] * len(leaves), linear, pulled)
 
-    def _batch(self, leaves: Sequence[Any], dims: Sequence[Any], *, how: Any, tree: Any) -> Any:
+    def _batch(
+        self, leaves: Sequence[jax.Array], dims: Sequence[int | None], *, plan: Plan, tree: PyTreeDef
+    ) -> tuple[list[jax.Array], list[int]]:
         rows = tree.children()[0].num_leaves
         if self._fold is None or any(dim is not None for dim in dims[rows:]):
-            f = functools.partial(_of_leaves(self._plain), how=how, tree=tree)
+            f = functools.partial(_of_leaves(self._plain), plan=plan, tree=tree)
             results = jax.vmap(f, tuple(dims))(*leaves)
             return results, [0] * len(results)
         size = next(leaf.shape[dim] for leaf, dim in zip(leaves, dims, strict=True) if dim is not None)
@@ -94,40 +109,42 @@ class WithKernel:
             jnp.broadcast_to(leaf, (size, *leaf.shape)) if dim is None else jnp.moveaxis(leaf, dim, 0)
             for leaf, dim in zip(leaves[:rows], dims[:rows], strict=True)
         ]
-        results = self._primitive.bind(*moved, *leaves[rows:], how=self._fold(how), tree=tree)
+        results = self._primitive.bind(*moved, *leaves[rows:], plan=self._fold(plan), tree=tree)
         return results, [0] * len(results)
 
 
-def _lowered(function: Function) -> Callable[..., Any]:
-    rule: Callable[..., Any] = mlir.lower_fun(_of_leaves(function), multiple_results=True)
+def _lowered(function: Function[Rows, Shared]) -> Lowering:
+    rule: Lowering = mlir.lower_fun(_of_leaves(function), multiple_results=True)
     return rule
 
 
-def _lowered_for_cpu(plain: Function, kernel: Function) -> Callable[..., Any]:
+def _lowered_for_cpu(plain: Function[Rows, Shared], kernel: Function[Rows, Shared]) -> Lowering:
     """Return the lowering that takes the kernel in a program for one device's data, and the plain function elsewhere.
 
     XLA cannot divide a foreign call among devices: it would gather all of the input on each of them.
     """
     by_kernel, by_plain = _lowered(kernel), _lowered(plain)
 
-    def lower(context: mlir.LoweringRuleContext, *leaves: Any, **static: Any) -> Any:
+    def lower(context: mlir.LoweringRuleContext, *leaves: object, **static: object) -> object:
         local = is_local(context) and not any(varies(aval) for aval in context.avals_in)
         return (by_kernel if local else by_plain)(context, *leaves, **static)
 
     return lower
 
 
-def _of_leaves(function: Function) -> Callable[..., list[jax.Array]]:
+def _of_leaves(function: Function[Rows, Shared]) -> Callable[..., list[jax.Array]]:
     """Return it as a function of the leaves of `rows` and `shared`."""
-    return lambda *leaves, how, tree: list(function(how, *tree.unflatten(leaves)))
+    return lambda *leaves, plan, tree: list(function(plan, *tree.unflatten(leaves)))
 
 
-def _of_some(function: Function, leaves: Sequence[Any], at: Sequence[int]) -> Callable[..., list[jax.Array]]:
+def _of_some(
+    function: Function[Rows, Shared], leaves: Sequence[Leaf], at: Sequence[int]
+) -> Callable[..., list[jax.Array]]:
     """Return it as a function of the leaves at some places, with the others held."""
     return lambda *some, **static: _of_leaves(function)(*_replaced(leaves, at, some), **static)
 
 
-def _replaced(values: Sequence[Any], at: Sequence[int], by: Sequence[Any]) -> list[Any]:
+def _replaced(values: Sequence[Leaf], at: Sequence[int], by: Sequence[Leaf]) -> list[Leaf]:
     whole = list(values)
     for i, value in zip(at, by, strict=True):
         whole[i] = value

@@ -7,7 +7,7 @@ Notes
 **Options that every norm shares.**
 
 epsilon : float or Quantity
-    :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of the
+    :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the
     input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
     squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
 mask : array_like of bool or int, optional

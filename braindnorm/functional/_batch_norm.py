@@ -1,6 +1,6 @@
 """Batch normalization: statistics of each channel over everything else, and statistics that are kept."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from .. import units
 from .._numerics.axes import Axes, canonical_axes, fit_parameter
 from .._numerics.running import moved, whole_axis
 from ..errors import OptionError, UnitError, named
-from ..units import QuantityLike, Result
+from ..units import Mantissa, QuantityLike, Result
 from ._arguments import norm_function
 from ._enter import OPTIONS, Entry, NormOptions, enter
 from ._leave import leave
@@ -25,7 +25,7 @@ def batch_norm(
     scale: QuantityLike | None = None,
     bias: QuantityLike | None = None,
     *,
-    running: Any = None,
+    running: Statistics | None = None,
     feature_axis: Axes = -1,
     **options: Unpack[NormOptions],
 ) -> tuple[Result, Statistics]:
@@ -41,7 +41,7 @@ def batch_norm(
     x : array_like or Quantity
         The input, of any shape.
     scale, bias : array_like or Quantity, optional
-        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. Both are in the output's unit.
     running : Statistics, optional
         The mean, in the input's unit or one that converts to it, and the variance, in its square, each broadcast to `x`
         from the right. They are taken as constants of the input: nothing is summed, and no `axis_name` has to be bound.
@@ -90,18 +90,20 @@ def batch_norm(
     ndim = entry.x.ndim
     kept = canonical_axes(feature_axis, ndim, option="feature_axis")
     reduction = reduction_over(entry.x.shape, [axis for axis in range(ndim) if axis not in kept], options)
-    how = standardization(entry, reduction, options)
+    spec = standardization(entry, reduction, options)
     if running is not None:
-        return leave(standardize_by(entry, how, *known(running, entry)), entry), running
-    y, observed = standardize_and_keep(entry, how)
+        return leave(standardize_by(entry, spec, *known(running, entry)), entry), running
+    y, observed = standardize_and_keep(entry, spec)
     observed = Observed(*whole_axis(*observed, reduction))
     count, mean, var = (v.reshape(v.shape[min(kept, default=ndim) :]) for v in observed)
-    found = Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))
-    return leave(y, entry), found
+    statistics = Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))
+    return leave(y, entry), statistics
 
 
 @named("update_running")
-def update_running(running: Any, statistics: Any, momentum: Any = 0.99, unbiased: bool = False) -> Statistics:
+def update_running(
+    running: Statistics, statistics: Statistics, momentum: float | jax.Array = 0.99, unbiased: bool = False
+) -> Statistics:
     r"""Return running statistics after one update by the statistics of a call.
 
     .. math:: \mu_r \leftarrow m \mu_r + (1 - m)\, \mu, \qquad \sigma^2_r \leftarrow m \sigma^2_r + (1 - m)\, \sigma^2
@@ -153,7 +155,7 @@ def update_running(running: Any, statistics: Any, momentum: Any = 0.99, unbiased
     return Statistics(running.count + count, units.restore(mean, unit), units.restore(var, unit**2))
 
 
-def check_momentum(momentum: Any) -> Any:
+def check_momentum(momentum: object) -> float | jax.Array:
     """Return a momentum that is a number from 0 to 1, or traced.
 
     Raises
@@ -176,7 +178,7 @@ def check_momentum(momentum: Any) -> Any:
     return value
 
 
-def in_unit(value: Any, unit: units.Unit, what: str) -> Any:
+def in_unit(value: QuantityLike, unit: units.Unit, what: str) -> Mantissa:
     """Return the mantissa of a statistic in a unit.
 
     Raises
@@ -184,16 +186,16 @@ def in_unit(value: Any, unit: units.Unit, what: str) -> Any:
     UnitError
         If its own does not convert.
     """
-    mantissa, given = units.strip(value, None, what=what)
-    if not given.has_same_dim(unit):
+    mantissa, source = units.strip(value, None, what=what)
+    if not source.has_same_dim(unit):
         raise UnitError(
-            f"{what} is in {given}, where {unit} is expected. Statistics go with data of the same dimension:"
+            f"{what} is in {source}, where {unit} is expected. Statistics go with data of the same dimension:"
             " the mean in the data's unit, the variance in its square."
         )
-    return units.convert(mantissa, given, unit)
+    return units.convert(mantissa, source, unit)
 
 
-def known(running: Any, entry: Entry) -> tuple[jax.Array, jax.Array]:
+def known(running: Statistics, entry: Entry) -> tuple[jax.Array, jax.Array]:
     """Return a given mean and variance, as they broadcast to the input."""
     mean = in_unit(running.mean, entry.unit, "the running mean")
     var = in_unit(running.var, entry.unit**2, "the running variance")

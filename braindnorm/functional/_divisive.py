@@ -12,8 +12,9 @@ from .._numerics.collectives import AxisName
 from .._numerics.pools import respond
 from ..units import DtypeLike, MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
-from ._drive import Pool, enter_drive, leave_drive
+from ._drive import Pool, enter_drive
 from ._enter import MaskedOutput
+from ._leave import leave
 
 # an eager call is one program, not a hundred; inside another program it leaves no trace
 _compiled = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(respond)
@@ -113,5 +114,5 @@ def divisive_norm(
         dtype=dtype, stop_statistics_gradient=stop_statistics_gradient,
     )  # fmt: skip
     way = respond if drive.reduction.axis_name is not None else _compiled
-    r = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.valid, drive.weights)
-    return leave_drive(r, drive)
+    y = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.entry.valid, drive.weights)
+    return leave(y, drive.entry)

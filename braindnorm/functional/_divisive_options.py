@@ -8,51 +8,41 @@ import numpy as np
 
 from .. import units
 from ..errors import DtypeError, OptionError, UnitError
-from ..units import Mantissa, QuantityLike, Unit
+from ..units import Mantissa, QuantityLike
+from ._dtypes import REAL
 from ._enter import check_flag
 
 
-def in_drive_unit(sigma: QuantityLike, unit: Unit) -> Mantissa:
-    """Return sigma as plain numbers that count in the unit of the drive.
-
-    Raises
-    ------
-    UnitError
-        If it is of another dimension.
-    DtypeError
-        If it is not a number, or complex.
-    OptionError
-        If it is negative or not finite.
-    """
-    plain, sigma_unit = units.strip_parameters({"sigma": sigma}, None)
-    mantissa = real_parameter(plain["sigma"], "sigma")
-    if sigma_unit is not None:
-        if not sigma_unit.has_same_dim(unit):
-            raise UnitError(
-                f"sigma is in {sigma_unit}, but the drive is in {unit}. Give sigma in the drive's unit, or as a"
-                " plain number, which is then in that unit."
-            )
-        mantissa = units.convert(mantissa, sigma_unit, unit)
-    if not isinstance(mantissa, jax.core.Tracer) and not (np.isfinite(mantissa) & (np.asarray(mantissa) >= 0)).all():
-        raise OptionError(f"sigma must be finite, zero or larger; got {sigma!r}.")
-    return mantissa
-
-
-def real_parameter(value: Mantissa | None, option: str) -> Mantissa:
-    """Return plain numbers as they are.
+def real_parameter(value: QuantityLike | None, option: str) -> QuantityLike:
+    """Return a parameter as it is.
 
     Raises
     ------
     OptionError
-        If there are none.
+        If it is None.
     DtypeError
-        If they are complex.
+        If it is complex, or not a number.
     """
     if value is None:
         raise OptionError(f"{option} must be a number, an array of numbers or a quantity; got None.")
-    if jnp.issubdtype(jnp.result_type(value), jnp.complexfloating):
+    if isinstance(value, jax.Array) and value.dtype in REAL:  # nearly every call
+        return value
+    if jnp.issubdtype(jnp.result_type(units.strip(value, None, what=option)[0]), jnp.complexfloating):
         raise DtypeError(f"{option} is complex, for which divisive normalization is not defined. Make it real.")
     return value
+
+
+def not_negative(sigma: Mantissa, value: QuantityLike) -> Mantissa:
+    """Return sigma, which was read from `value`.
+
+    Raises
+    ------
+    OptionError
+        If it is negative or not finite.
+    """
+    if not isinstance(sigma, jax.core.Tracer) and not (np.isfinite(sigma) & (np.asarray(sigma) >= 0)).all():
+        raise OptionError(f"sigma must be finite, zero or larger; got {value!r}.")
+    return sigma
 
 
 def check_exponent(exponent: float, rectify: object) -> None:
@@ -87,13 +77,12 @@ def read_pool(pool: QuantityLike | str) -> tuple[Literal["mean", "sum", "weighte
         if pool == "sum":
             return "sum", None
         raise OptionError(f"pool must be 'mean', 'sum' or a matrix of weights; got {pool!r}.")
-    plain, unit = units.strip_parameters({"pool": pool}, None)
-    if unit is not None:
+    weights, unit = units.strip(real_parameter(pool, "pool"), None)
+    if not units.is_unitless(unit):
         raise UnitError(
             f"the pool's weights are in {unit}, but weights are plain numbers: a pool has the unit of the"
             " drive. Divide them by their unit."
         )
-    weights = real_parameter(plain["pool"], "pool")
     if jnp.ndim(weights) != 2 or jnp.shape(weights)[0] != jnp.shape(weights)[1]:
         raise OptionError(
             f"a pool's weights are a square matrix, one row for each element; got shape {jnp.shape(weights)}."

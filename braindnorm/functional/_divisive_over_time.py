@@ -11,7 +11,8 @@ from .._numerics.moments import Moments
 from .._numerics.pools import pool_of, pool_of_power, power_of_pool, respond_to
 from .._numerics.two_term import single
 from ..units import Result
-from ._drive import enter_drive, leave_drive
+from ._drive import enter_drive
+from ._leave import leave
 from ._over_time import Clock
 
 _pool = functools.partial(jax.jit, static_argnums=(0, 1), inline=True)(pool_of)
@@ -30,7 +31,7 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     drive = enter_drive(x, **options)
     entered, sigma = jax.lax.optimization_barrier((drive.x, drive.sigma))
     pooling = _pool if drive.reduction.axis_name is None else pool_of
-    pool = pooling(drive.reduction, drive.response, entered, sigma, drive.valid, drive.weights)
+    pool = pooling(drive.reduction, drive.response, entered, sigma, drive.entry.valid, drive.weights)
     power = power_of_pool(drive.response, pool)
     count = jnp.broadcast_to(pool.count, power.shape)
     reduction = drive.reduction._replace(axes=()) if drive.weights is not None else drive.reduction
@@ -39,4 +40,4 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     now, last = clock.remember(steps, constant=drive.response.constant)
     few = now.count.value < clock.by.min_count
     kept = pool_of_power(drive.response, jnp.where(few, power, now.var))
-    return leave_drive(_respond(drive.response, entered, kept, sigma, drive.gamma), drive), last
+    return leave(_respond(drive.response, entered, kept, sigma, drive.gamma), drive.entry), last

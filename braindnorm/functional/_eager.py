@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 # the arguments that become arrays of the program; other arrays (an epsilon) are checked by their values
 ARRAYS = frozenset({"x", "scale", "bias", "mask"})
-# what is left to the norm itself, unless it is None: an array that is none, an axis that may be bound
+# left to the norm itself unless it is None: something else than an array, an axis that may be bound
 NEVER_PLAIN = ARRAYS | {"axis_name"}
 MAX_PROGRAMS = 1024  # of one norm; then it begins anew
 
@@ -84,7 +84,7 @@ def _read(
 
 
 def _has_values(value: object) -> TypeGuard[jax.Array]:
-    """Tell whether this is an array of JAX that is no tracer, and know its type the next time."""
+    """Tell whether this is an array of JAX with values (not a tracer), and know its type the next time."""
     if type(value) in _concrete:
         return True
     if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):

@@ -1,6 +1,7 @@
 """Into a norm: checks, unit off, dtype, mask aligned. What goes in comes out again in :mod:`._leave`."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import jax
@@ -50,13 +51,15 @@ class Entry(NamedTuple):
     """An input inside a norm: plain arrays, and what has to be put back on the way out.
 
     `x` is the mantissa in `unit`, of a floating dtype; `valid` the mask with as many axes, or None; `parameters` are
-    plain arrays, which `affine` applies if there is one. The arithmetic is done in `dtype`; the result is of dtype
-    `result`, in `out_unit`, with `padding` at masked positions (None where these are normalized like the others).
+    plain arrays in `out_unit`, which `affine` applies if there is one, and `input_parameters` plain arrays in `unit`.
+    The arithmetic is done in `dtype`; the result is of dtype `result`, in `out_unit`, with `padding` at masked
+    positions (None where these are normalized like the others).
     """
 
     x: jax.Array
     valid: jax.Array | None
     parameters: dict[str, Mantissa | None]
+    input_parameters: dict[str, Mantissa]
     affine: Affine | None
     unit: Unit
     out_unit: Unit
@@ -65,7 +68,12 @@ class Entry(NamedTuple):
     padding: jax.Array | np.ndarray | None
 
 
-def enter(x: QuantityLike, parameters: Mapping[str, QuantityLike | None], options: NormOptions) -> Entry:
+def enter(
+    x: QuantityLike,
+    parameters: Mapping[str, QuantityLike | None],
+    options: NormOptions,
+    input_parameters: Mapping[str, QuantityLike] = MappingProxyType({}),
+) -> Entry:
     """Take an input and its parameters into a norm.
 
     Parameters
@@ -76,6 +84,13 @@ def enter(x: QuantityLike, parameters: Mapping[str, QuantityLike | None], option
         What is expressed in the unit of the output: scale and bias.
     options : NormOptions
         Those of the call, all but the ones that are left at their default.
+    input_parameters : mapping of str to array_like or Quantity
+        What is expressed in the unit of the input: a semi-saturation constant.
+
+    Raises
+    ------
+    NormError
+        If one of them does not go with another.
     """
     mantissa, unit = units.strip(x, units.check_unit(options.get("unit"), option="unit"))
     out_unit = units.check_unit(options.get("out_unit"), option="out_unit")
@@ -85,11 +100,32 @@ def enter(x: QuantityLike, parameters: Mapping[str, QuantityLike | None], option
     # a change of prefix may have widened it
     arrived = array if options.get("unit") is None else real_array(units.strip(x, None)[0])
     affine = options.get("affine")
-    arrays = [arrived, *plain.values(), *(() if affine is None else jax.tree.leaves(affine.value))]
-    result = result_dtype(arrays, options.get("dtype"))
+    beside = {name: in_unit_of_input(value, unit, name) for name, value in input_parameters.items()}
+    arrays = [arrived, *plain.values(), *beside.values(), *(() if affine is None else jax.tree.leaves(affine.value))]
+    result = result_dtype(arrays, options.get("dtype"), (*parameters, *beside))
     padding = padding_of(array, options.get("masked_output", "zero"), unit, out_unit)
     valid = align(options.get("mask"), array.shape)
-    return Entry(array, valid, plain, affine, unit, out_unit, arithmetic_dtype(array.dtype, result), result, padding)
+    dtype = arithmetic_dtype(array.dtype, result)
+    return Entry(array, valid, plain, beside, affine, unit, out_unit, dtype, result, padding)
+
+
+def in_unit_of_input(value: QuantityLike, unit: Unit, name: str) -> Mantissa:
+    """Return a parameter that is added to the input as plain numbers in the input's unit.
+
+    Raises
+    ------
+    UnitError
+        If it is of another dimension.
+    """
+    mantissa, source = units.strip(value, None, what=name)
+    if units.is_unitless(source):
+        return mantissa
+    if not source.has_same_dim(unit):
+        raise UnitError(
+            f"{name} is in {source}, but the input is in {unit}. Give {name} in the input's unit, or as a plain number,"
+            " which is then in that unit."
+        )
+    return units.convert(mantissa, source, unit)
 
 
 def padding_of(

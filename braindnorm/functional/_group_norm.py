@@ -39,7 +39,7 @@ def group_norm(
         How many groups, or how many channels in each: one of them, and None for the other (a group_size alone is
         enough).
     scale, bias : array_like or Quantity, optional
-        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. Both are in the output's unit.
     feature_axis : int
         The axis of `x` that holds the channels.
     reduction_axes : int or sequence of int, optional

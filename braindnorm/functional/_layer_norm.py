@@ -35,7 +35,7 @@ def layer_norm(
     x : array_like or Quantity
         The input, of any shape.
     scale, bias : array_like or Quantity, optional
-        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. They count in the output's unit.
+        :math:`\gamma` and :math:`\beta`, broadcast to `x` from the right. Both are in the output's unit.
     reduction_axes : int or sequence of int
         The axes that the statistics run over.
     **options

@@ -15,11 +15,13 @@ def reduction_over(
     shape: Sequence[int],
     axes: Axes,
     options: NormOptions,
+    *,
+    option: str = "reduction_axes",
 ) -> Reduction:
     """Return the reduction of an array of this shape over some axes, and over the devices of a mapped axis."""
     axis_name, groups = options.get("axis_name"), options.get("axis_index_groups")
     check_axis_name(axis_name, groups)
-    counted = canonical_axes(axes, len(shape), option="reduction_axes")
+    counted = canonical_axes(axes, len(shape), option=option)
     return Reduction(counted, axis_name=axis_name, axis_index_groups=groups)
 
 

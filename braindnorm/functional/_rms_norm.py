@@ -32,7 +32,7 @@ def rms_norm(
     x : array_like or Quantity
         The input, of any shape.
     scale : array_like or Quantity, optional
-        :math:`\gamma`, broadcast to `x` from the right. It counts in the output's unit.
+        :math:`\gamma`, broadcast to `x` from the right. It is in the output's unit.
     reduction_axes : int or sequence of int
         The axes that the mean square runs over.
     **options

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from .._numerics.axes import Axes
 from ..layers import BatchNorm
 from ._batch_norm import running_values
 from ._common import Foreign, refuse, weights_of
@@ -13,13 +14,13 @@ from ._common import Foreign, refuse, weights_of
 
 def collections_of(layer: Any) -> dict[str, dict[str, jax.Array]]:
     """Return scale and bias, and running statistics, as the variables of a linen module."""
-    found = {"params": dict(zip(("scale", "bias"), weights_of(layer), strict=True))}
+    collections = {"params": dict(zip(("scale", "bias"), weights_of(layer), strict=True))}
     if isinstance(layer, BatchNorm):
-        found["batch_stats"] = dict(zip(("mean", "var"), running_values(layer), strict=True))
+        collections["batch_stats"] = dict(zip(("mean", "var"), running_values(layer), strict=True))
     shape = features_of(layer)
     return {
         name: {key: value.reshape(shape) for key, value in values.items() if value is not None}
-        for name, values in found.items()
+        for name, values in collections.items()
     }
 
 
@@ -28,14 +29,14 @@ def features_of(layer: Any) -> tuple[int, ...]:
     return tuple(layer.in_size[axis] for axis in layer.feature_axes)
 
 
-def variables_of(module: Foreign) -> tuple[Any, Any]:
+def variables_of(module: Foreign) -> tuple[Foreign, Foreign]:
     """Return scale and bias of an nnx module."""
     both = (getattr(module, key, None) for key in ("scale", "bias"))
     scale, bias = (None if variable is None else variable[...] for variable in both)
     return scale, bias
 
 
-def weights_in(module: Foreign, variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
+def weights_in(module: Foreign, variables: Mapping[str, Foreign] | None) -> tuple[Foreign, Foreign]:
     """Return scale and bias from the variables of a linen module."""
     params = (variables or {}).get("params", {})
     for key in ("scale", "bias"):
@@ -45,18 +46,18 @@ def weights_in(module: Foreign, variables: Mapping[str, Any] | None) -> tuple[An
     return params.get("scale"), params.get("bias")
 
 
-def statistics_of(module: Foreign, variables: Mapping[str, Any] | None) -> tuple[Any, Any]:
+def statistics_of(module: Foreign, variables: Mapping[str, Foreign] | None) -> tuple[Foreign, Foreign]:
     """Return the running mean and variance of a batch norm, of nnx or from the variables of a linen module."""
     if hasattr(module, "num_features"):
         return module.mean[...], module.var[...]
-    found = (variables or {}).get("batch_stats", {})
-    if not {"mean", "var"} <= found.keys():
+    statistics = (variables or {}).get("batch_stats", {})
+    if not {"mean", "var"} <= statistics.keys():
         remedy = "Pass what module.init returned: from_flax(module, variables)."
         refuse(type(module).__name__, "of linen has running statistics, but the variables hold none", remedy)
-    return found["mean"], found["var"]
+    return statistics["mean"], statistics["var"]
 
 
-def size_of(module: Foreign, features: Sequence[int], in_size: Any, weight: Any) -> Any:
+def size_of(module: Foreign, features: Sequence[int], in_size: Axes | None, weight: Foreign) -> Foreign:
     """Return `in_size`, or the number of features where the last axis holds them all."""
     kind = type(module).__name__
     if max(features) >= 0:
@@ -65,7 +66,7 @@ def size_of(module: Foreign, features: Sequence[int], in_size: Any, weight: Any)
         refuse(kind, f"counts {option}={tuple(features)} from the left of an input of unknown rank", remedy)
     if in_size is not None:
         return in_size
-    groups: list[Any] = [getattr(module, key, None) for key in ("num_groups", "group_size")]
+    groups: list[Foreign] = [getattr(module, key, None) for key in ("num_groups", "group_size")]
     known = getattr(module, "num_features", None if weight is None else weight.size)
     if known is None and all(groups):
         known = math.prod(groups)

@@ -29,7 +29,7 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm | Bat
     Returns
     -------
     LayerNorm, GroupNorm or BatchNorm
-        With the same values; channels are last. Scale and bias count in `out_unit`, and are parameters (to be trained)
+        With the same values; channels are last. Scale and bias are in `out_unit`, and are parameters (to be trained)
         whatever the ``mode`` of the module is. A batch norm has ``unbiased=True``.
 
     Raises

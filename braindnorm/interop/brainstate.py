@@ -55,7 +55,7 @@ def from_brainstate(module: Foreign, **options: Any) -> Norm:
     Returns
     -------
     LayerNorm, RMSNorm, GroupNorm or BatchNorm0d to BatchNorm3d
-        With the same values wherever brainstate's are right. Scale and bias count in `out_unit`, running statistics in
+        With the same values wherever brainstate's are right. Scale and bias are in `out_unit`, running statistics in
         `unit` and its square. A state of another class than brainstate's default (`param_type`, `mean_type`) goes over
         as it is.
 

@@ -38,7 +38,7 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, state: Foreign = 
     Returns
     -------
     LayerNorm, RMSNorm, GroupNorm or BatchNorm
-        With the same values: what needs ``jax.vmap`` there is called as it is. Scale and bias count in `out_unit`,
+        With the same values: what needs ``jax.vmap`` there is called as it is. Scale and bias are in `out_unit`,
         running statistics in `unit` and its square.
 
     Raises

@@ -60,7 +60,7 @@ def from_flax(
     Returns
     -------
     LayerNorm, RMSNorm, GroupNorm or BatchNorm
-        With the same values. Scale and bias count in `out_unit`, running statistics in `unit` and its square. The phase
+        With the same values. Scale and bias are in `out_unit`, running statistics in `unit` and its square. The phase
         of a batch norm is not ``use_running_average``, but `fit` in ``brainstate.environ``.
 
     Raises

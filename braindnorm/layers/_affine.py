@@ -21,7 +21,7 @@ from ._wiring import label
 
 
 class NormParam(ParamState):
-    """The scale and bias of a norm, ``{'scale': ..., 'bias': ...}``, as plain arrays that count in the output's unit.
+    """The scale and bias of a norm, ``{'scale': ..., 'bias': ...}``, as plain arrays in the output's unit.
 
     A subclass whose ``execute`` does more (online learning, a constraint) goes to a layer as ``param_type``.
     """

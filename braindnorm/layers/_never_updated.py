@@ -5,7 +5,9 @@ brainstate's layer: the values are compared, on the host, once a layer. Values c
 compiled; the layer is then looked at when brainstate next asks for its phase, which it does at every call.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from .. import units
@@ -13,19 +15,22 @@ from ..masks._blocks import staged
 from ._warn import warn_user
 from ._wiring import label
 
+if TYPE_CHECKING:
+    from .batch_norm import BatchNorm
+
 # no attributes of the layers: they are no part of a model's states, and a copy of a layer has its own
-_SETTLED: "WeakSet[Any]" = WeakSet()
-_UNSEEN: "WeakSet[Any]" = WeakSet()
+_SETTLED: WeakSet[BatchNorm] = WeakSet()
+_UNSEEN: WeakSet[BatchNorm] = WeakSet()
 
 
-def trust(layer: Any) -> None:
+def trust(layer: BatchNorm) -> None:
     """Take the running statistics of a layer as they are: a call has updated them, or a converter put them there."""
     if layer not in _SETTLED:
         _SETTLED.add(layer)
         _UNSEEN.discard(layer)
 
 
-def look(layer: Any) -> None:
+def look(layer: BatchNorm) -> None:
     """Warn, once, if a layer evaluates by running statistics that nobody has touched."""
     if layer.frozen or layer in _SETTLED:
         return
@@ -44,7 +49,7 @@ def look(layer: Any) -> None:
         )
 
 
-def look_if_unseen(layer: Any) -> None:
+def look_if_unseen(layer: BatchNorm) -> None:
     """Do so for a layer that a compiled function evaluates, from outside of that function."""
     if layer in _UNSEEN:
         look(layer)

@@ -78,10 +78,11 @@ def arguments_of(norm: Any, x: QuantityLike) -> dict[str, Any]:
 
 def by_of(over: "OverTime", entry: Entry, x: QuantityLike) -> By:
     """Return what the steps of a call are standardized by."""
+    norm = over.norm
     by = By(over.normalize_by, max_ratio=over.max_ratio, min_count=over.min_count, frozen=over.frozen)
-    if over.normalize_by != "running":
+    if over.normalize_by != "running" or not isinstance(norm, BatchNorm):
         return by
-    mean, var = known(running_of(over.norm, x), entry)
+    mean, var = known(running_of(norm, x), entry)
     return by._replace(mean=mean, var=var)
 
 

@@ -10,11 +10,13 @@ The phase is read while a function is traced, and becomes a constant of it. Two 
   be kept in silence, and is refused.
 """
 
+from __future__ import annotations
+
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import brainstate
 import jax
@@ -24,6 +26,10 @@ from ..errors import OptionError, PhaseError, named
 from ..masks._blocks import staged
 from ._never_updated import look_if_unseen
 from ._wiring import label
+
+if TYPE_CHECKING:
+    from .batch_norm import BatchNorm
+    from .over_time import OverTime
 
 _KEY = jax.make_user_context(None)
 # how often any layer was frozen or thawed: compiled functions of jax are not to keep what it was before
@@ -66,15 +72,15 @@ def phase(fit: bool) -> Iterator[None]:
 class Frozen:
     """Whether a layer keeps its statistics as they are: an attribute that compiled functions follow."""
 
-    def __get__(self, layer: Any, owner: type) -> Any:
-        return self if layer is None else layer._frozen
+    def __get__(self, layer: BatchNorm | OverTime | None, owner: type) -> Any:
+        return self if layer is None else layer._frozen  # type: ignore[union-attr]
 
-    def __set__(self, layer: Any, frozen: Any) -> None:
+    def __set__(self, layer: BatchNorm | OverTime, frozen: object) -> None:
         with named(label(layer)):
             self._check(layer, frozen)
-        layer._frozen = bool(frozen)
+        layer._frozen = bool(frozen)  # type: ignore[union-attr]  # kept under another name than it is read
 
-    def _check(self, layer: Any, frozen: Any) -> None:
+    def _check(self, layer: BatchNorm | OverTime, frozen: object) -> None:
         if not isinstance(frozen, bool | np.bool_):
             raise OptionError(f"frozen must be True or False; got {frozen!r}.")
         if frozen and not getattr(layer, "track_running_stats", True):
@@ -89,7 +95,7 @@ class Frozen:
             _CHANGES[0] += 1
 
 
-def trains(layer: Any) -> bool:
+def trains(layer: BatchNorm) -> bool:
     """Tell whether this call of a layer trains, and have compiled functions ask again.
 
     Raises
@@ -109,7 +115,7 @@ def trains(layer: Any) -> bool:
     return now
 
 
-def held(layer: Any) -> bool:
+def held(layer: BatchNorm | OverTime) -> bool:
     """Tell whether a layer is frozen, whatever the phase, and have compiled functions ask again."""
     _state_of(layer).value  # noqa: B018
     if not _TEMPLATE.copy().stack_level:
@@ -118,7 +124,7 @@ def held(layer: Any) -> bool:
     return frozen
 
 
-def _current(layer: Any) -> bool | None:
+def _current(layer: BatchNorm | OverTime) -> bool | None:
     """Return whether the phase of the environment is training; None where there is none."""
     if layer.frozen:
         return False
@@ -134,7 +140,7 @@ def _as_phase(fit: Any) -> bool:
     return bool(fit)
 
 
-def _check_kept(layer: Any) -> None:
+def _check_kept(layer: BatchNorm | OverTime) -> None:
     """Raise if a function that jax compiles, outside of brainstate's, would keep the phase for good."""
     now = _current(layer)
     if now is None or not staged() or (_KEY.value is not None and (layer.frozen or _KEY.value[0] == now)):
@@ -193,10 +199,10 @@ _TEMPLATE = _Phase(())
 # as of the step mask: braintrace warns of each State that a program reads and the model does not hold
 warnings.filterwarnings("ignore", message="The state _Phase", category=UserWarning)
 # not attributes of the layers: they are no part of a model's states, and a copy of a layer has its own
-_STATES: "weakref.WeakKeyDictionary[Any, _Phase]" = weakref.WeakKeyDictionary()
+_STATES: weakref.WeakKeyDictionary[BatchNorm | OverTime, _Phase] = weakref.WeakKeyDictionary()
 
 
-def _state_of(layer: Any) -> _Phase:
+def _state_of(layer: BatchNorm | OverTime) -> _Phase:
     if layer not in _STATES:
         state: Any = _TEMPLATE.copy()
         state.stack_level = 0  # also if it is made within a trace

@@ -1,8 +1,10 @@
 """The running statistics of a layer: how they are made, read and updated."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import brainstate
 import jax
@@ -14,13 +16,18 @@ from .._numerics.axes import feature_shape
 from ..errors import AxisError, AxisNameError, OptionError, UnitError, named
 from ..functional import Statistics, update_running
 from ..functional._dtypes import result_dtype
-from ..units import QuantityLike
+from ..units import DtypeLike, QuantityLike, Shape
 from ._never_updated import look, trust
 from ._per_step import at_step, check_param_steps, known_steps, steps_of_input
 from ._wiring import label
 
+if TYPE_CHECKING:
+    from .batch_norm import BatchNorm
 
-def make_running(layer: Any, dtype: Any, mean_type: Any, running_steps: Any) -> tuple[Any, Any]:
+
+def make_running(
+    layer: BatchNorm, dtype: DtypeLike | None, mean_type: object, running_steps: SupportsIndex | None
+) -> tuple[Any, Any]:
     """Return the states of the running mean and variance, 0 and 1, in float32 at least; None if none are kept.
 
     Raises
@@ -44,7 +51,7 @@ def make_running(layer: Any, dtype: Any, mean_type: Any, running_steps: Any) -> 
     return mean_type(jnp.zeros(shape, kept)), mean_type(jnp.ones(shape, kept))
 
 
-def counted_apart(layer: Any, x: QuantityLike) -> tuple[int, ...]:
+def counted_apart(layer: BatchNorm, x: QuantityLike) -> Shape:
     """Return the axes that statistics are not taken over: the channels, and time if each step has its own."""
     channels = tuple(axis - len(layer.in_size) for axis in layer.feature_axes)
     if layer.running_steps is None:
@@ -53,27 +60,27 @@ def counted_apart(layer: Any, x: QuantityLike) -> tuple[int, ...]:
     return (*range(steps.ndim), *channels)
 
 
-def running_of(layer: Any, x: QuantityLike) -> Statistics:
+def running_of(layer: BatchNorm, x: QuantityLike) -> Statistics:
     """Return the running statistics of the steps of `x`, with their units; their count is not kept."""
     unit = units.UNITLESS if layer.unit is None else layer.unit
-    found = {"mean": layer.running_mean.value, "var": layer.running_var.value}
+    kept = {"mean": layer.running_mean.value, "var": layer.running_var.value}
     if layer.running_steps is not None:
-        found = at_step(found, layer.running_steps, layer.in_size, x, "running_steps")
-    mean, var = units.restore(found["mean"], unit), units.restore(found["var"], unit**2)
+        kept = at_step(kept, layer.running_steps, layer.in_size, x, "running_steps")
+    mean, var = units.restore(kept["mean"], unit), units.restore(kept["var"], unit**2)
     return Statistics(0, mean, var)  # type: ignore[arg-type]  # not kept
 
 
-def known_to(layer: Any, x: QuantityLike) -> Statistics:
+def known_to(layer: BatchNorm, x: QuantityLike) -> Statistics:
     """Return the running statistics that a layer evaluates by, and warn if nobody has touched them."""
     look(layer)
     return running_of(layer, x)
 
 
-def remember(layer: Any, found: Statistics, x: QuantityLike) -> None:
+def remember(layer: BatchNorm, statistics: Statistics, x: QuantityLike) -> None:
     """Update the running statistics, once, by those of a call on `x`."""
     trust(layer)
-    steps = None if layer.running_steps is None else _steps_to_update(layer, x)
-    kept = update_running(running_of(layer, x), found, layer.momentum, layer.unbiased)
+    steps = None if layer.running_steps is None else _steps_to_update(layer.running_steps, layer, x)
+    kept = update_running(running_of(layer, x), statistics, layer.momentum, layer.unbiased)
     check = _one_for_all(label(layer))
     for state, value in ((layer.running_mean, kept.mean), (layer.running_var, kept.var)):
         new = jnp.asarray(units.strip(value, None)[0])
@@ -82,7 +89,7 @@ def remember(layer: Any, found: Statistics, x: QuantityLike) -> None:
         state.value = check(new)
 
 
-def _steps_to_update(layer: Any, x: QuantityLike) -> jax.Array:
+def _steps_to_update(num_steps: int, layer: BatchNorm, x: QuantityLike) -> jax.Array:
     """Return the steps of `x`, those that are not there as ones beyond the last.
 
     Raises
@@ -92,19 +99,19 @@ def _steps_to_update(layer: Any, x: QuantityLike) -> jax.Array:
     OptionError
         If a step comes twice.
     """
-    steps = steps_of_input(layer.running_steps, layer.in_size, x, "running_steps")
+    steps = steps_of_input(num_steps, layer.in_size, x, "running_steps")
     if steps.ndim > 1:
         raise AxisError(
-            f"running_steps={layer.running_steps}: the steps i of shape {steps.shape} have several axes. Time is one:"
+            f"running_steps={num_steps}: the steps i of shape {steps.shape} have several axes. Time is one:"
             " give one step, or one for each entry of the leading axis."
         )
     known = known_steps()
     if known is not None and len(np.unique(known)) < known.size:
         raise OptionError(f"the steps i={known} name a step twice, and each gets one update a call. Call them apart.")
-    return jnp.where(steps < 0, layer.running_steps, steps)
+    return jnp.where(steps < 0, num_steps, steps)
 
 
-def check_rank(layer: Any, spatial: int | None) -> None:
+def check_rank(layer: BatchNorm, spatial: int | None) -> None:
     """Raise unless the size of a layer has so many axes of space, where its name tells how many.
 
     Raises
@@ -119,7 +126,7 @@ def check_rank(layer: Any, spatial: int | None) -> None:
         )
 
 
-def check_one_unit(layer: Any, x: Any) -> None:
+def check_one_unit(layer: BatchNorm, x: QuantityLike) -> None:
     """Raise if an input has a unit and the layer declares none: what is kept has one unit.
 
     Raises
@@ -143,7 +150,7 @@ class RunningReadOut:
     def __init__(self, state: str, power: int) -> None:
         self.state, self.power = state, power
 
-    def __get__(self, layer: Any, owner: type) -> Any:
+    def __get__(self, layer: BatchNorm | None, owner: type) -> Any:
         if layer is None:
             return self
         state = getattr(layer, self.state)

@@ -37,8 +37,8 @@ def check_wrapped(norm: Wrapped) -> None:
     kind, module = type(norm), type(norm).__module__
     if not kinds:
         path = ".".join([*(part for part in module.split(".") if not part.startswith("_")), kind.__qualname__])
-        own = path.startswith("braindnorm.")
-        cure = "" if own else (
+        of_package = path.startswith("braindnorm.")
+        cure = "" if of_package else (
             " Convert a norm of another package with braindnorm.interop, such as interop.from_brainstate(norm)."
         )  # fmt: skip
         raise OptionError(f"{wanted}; got a {path}.{cure}")

@@ -50,10 +50,9 @@ class BatchNorm(AffineModule):
     track_running_stats : bool
         Whether to keep running statistics. Without them every call is normalized by its own, in both phases.
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     momentum : float
         :math:`m`, the weight of what was kept, from 0 to 1. torch's is 1 - m.
     affine : bool
@@ -241,9 +240,9 @@ class BatchNorm(AffineModule):
         check_one_unit(self, x)
         running = known_to(self, x) if self.track_running_stats and not trains(self) else None
         options = {**with_gain(self, affine_arguments(self, self.weight, x), x), **call_options(self, x, mask)}
-        y, found = functional.batch_norm(x, running=running, feature_axis=counted_apart(self, x), **options)
+        y, statistics = functional.batch_norm(x, running=running, feature_axis=counted_apart(self, x), **options)
         if self.track_running_stats and running is None:
-            remember(self, found, x)
+            remember(self, statistics, x)
         return y
 
     if TYPE_CHECKING:  # brainstate's own takes anything

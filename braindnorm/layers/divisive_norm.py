@@ -15,10 +15,10 @@ from .._numerics.axes import Axes, as_axes, as_size, canonical_axes, feature_sha
 from .._numerics.collectives import AxisName
 from .._numerics.moments import Reduction
 from ..errors import OptionError
-from ..functional._divisive_options import check_exponent, in_drive_unit, read_pool, real_parameter
+from ..functional._divisive_options import check_exponent, not_negative, read_pool, real_parameter
 from ..functional._drive import Pool
 from ..functional._dtypes import result_dtype
-from ..functional._enter import MaskedOutput, NormOptions, check_masked_output
+from ..functional._enter import MaskedOutput, NormOptions, check_masked_output, in_unit_of_input
 from ..functional._reduction import check_axis_name, reduction_over
 from ..masks._step_mask import with_step_mask
 from ..units import DtypeLike, Initializer, MaskLike, QuantityLike, Result, Unit
@@ -164,7 +164,7 @@ class DivisiveNorm(NormModule):
         """Return what the pools of a drive of this shape run over."""
         groups = self.axis_index_groups
         options: NormOptions = {"axis_name": self.axis_name, "axis_index_groups": groups}
-        return reduction_over(shape, self.pool_axes, options)
+        return reduction_over(shape, self.pool_axes, options, option="pool_axes")
 
     def update(self, x: QuantityLike, *, mask: MaskLike | None = None) -> Result:
         """Respond to the drive `x`.
@@ -194,18 +194,18 @@ class DivisiveNorm(NormModule):
         __call__ = update
 
     def _parameter(self, option: str, value: Initializer | Param, unit: Unit | None) -> tuple[Param, Unit | None]:
-        """Return a parameter as a Param of plain numbers, and the unit that they count in, if one is set."""
+        """Return a parameter as a Param of plain numbers, and their unit, if one is set."""
         if isinstance(value, Param):
             return value, unit
         shape = self._shape
-        value = value(shape) if callable(value) else value
+        value = real_parameter(value(shape) if callable(value) else value, option)
         if option == "gamma":
             plain, unit = units.strip_parameters({option: value}, unit)
-            start = jnp.asarray(real_parameter(plain[option], option))
+            start = jnp.asarray(plain[option])
         else:
-            sigma_unit = units.strip_parameters({option: value}, None)[1]
-            unit = sigma_unit if unit is None else unit
-            start = jnp.asarray(in_drive_unit(value, units.UNITLESS if unit is None else unit))
+            unit = units.strip_parameters({option: value}, None)[1] if unit is None else unit
+            sigma = in_unit_of_input(value, units.UNITLESS if unit is None else unit, option)
+            start = jnp.asarray(not_negative(sigma, value))
         positive = isinstance(start, jax.core.Tracer) or (np.isfinite(start) & (np.asarray(start) > 0)).all()
         if start.shape not in ((), shape) or not positive:
             raise OptionError(

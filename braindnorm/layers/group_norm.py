@@ -52,10 +52,9 @@ class GroupNorm(AffineModule):
     num_groups, group_size : int or None
         How many groups, or how many channels in each: one of them (a `group_size` alone is enough).
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     dtype : dtype, optional
         The dtype of the result. None promotes the input with scale and bias; integers and booleans become float.
         Statistics are at least float32.

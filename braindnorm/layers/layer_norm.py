@@ -42,10 +42,9 @@ class LayerNorm(AffineModule):
     feature_axes : int or sequence of int
         The axes of `in_size` along which scale and bias vary.
     epsilon : float or Quantity
-        :math:`\varepsilon`, added to the variance. A plain number counts in the reference unit squared; a quantity of
-        the input's dimension squared is a variance; one of the input's dimension is a standard deviation (a noise
-        floor) and is squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or
-        in that unit.
+        :math:`\varepsilon`, added to the variance. A plain number is in (reference unit)^2; a quantity of the input's
+        dimension squared is a variance; one of the input's dimension is a standard deviation (a noise floor) and is
+        squared. For an input in mV/V, which has no dimension, it must be in exactly that unit squared, or in that unit.
     use_bias : bool
         Whether to learn a bias (beta), of the shape of the scale.
     use_scale : bool

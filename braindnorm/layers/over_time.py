@@ -74,7 +74,7 @@ class OverTime(NormModule):
 
     Notes
     -----
-    The memory is a ``ShortTermState`` of plain arrays that count in the norm's declared `unit` (quantities need one):
+    The memory is a ``ShortTermState`` of plain arrays in the norm's declared `unit` (quantities need one):
     make it with ``init_state(batch_size)``, clear it with ``reset_state()``, and read it with :attr:`statistics`. In a
     step where nothing is valid it stays as it is, bit for bit: such a step does not decay it either.
 

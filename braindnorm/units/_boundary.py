@@ -178,7 +178,7 @@ def restore(y: ArrayT, unit: Unit) -> ArrayT | u.Quantity:
 def strip_parameters(
     parameters: Mapping[str, QuantityLike | None], out_unit: Unit | None
 ) -> tuple[dict[str, Mantissa | None], Unit | None]:
-    """Take the units off scale and bias, which count in the output's unit.
+    """Take the units off scale and bias, which are in the output's unit.
 
     Returns
     -------

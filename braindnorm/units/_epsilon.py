@@ -12,12 +12,12 @@ from ._types import Mantissa, QuantityLike, Unit
 
 
 def variance_of(epsilon: QuantityLike, unit: Unit) -> Mantissa:
-    r"""Read an epsilon as a variance that counts in `unit` squared.
+    r"""Read an epsilon as a variance in `unit` squared.
 
     Parameters
     ----------
     epsilon : float or Quantity
-        A plain number counts in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
+        A plain number is in `unit` squared. A quantity of the dimension of `unit` squared is a variance; one of the
         dimension of `unit` is a standard deviation :math:`\sigma`, and is squared. Without a dimension (mV/V) the two
         are told apart by their unit, which must be `unit` squared or `unit` itself.
     unit : Unit

@@ -38,11 +38,11 @@ def take(way: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def norm(kind: str, fast_variance: bool = True, epsilon: Any = 1e-6) -> Norm:
     over, centred = KINDS[kind]
-    how = Standardization(over, epsilon, centred, fast_variance, False)
+    how = Standardization(over, epsilon, centred, fast_variance, False, False)
 
     def call(x: Any, scale: Any = None, bias: Any = None, valid: Any = None) -> jax.Array:
         entry = Entry(
-            x, valid, {"scale": scale, "bias": bias}, None, UNITLESS, UNITLESS, jnp.float32, jnp.float32, None
+            x, valid, {"scale": scale, "bias": bias}, {}, None, UNITLESS, UNITLESS, jnp.float32, jnp.float32, None
         )
         y = standardize(entry, how)
         return y if valid is None else jnp.where(valid, y, 0)

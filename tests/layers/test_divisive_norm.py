@@ -283,7 +283,7 @@ def test_transforms_agree():
         ({"sigma": -1.0}, errors.OptionError, r"sigma must be finite, zero or larger; got -1.0"),
         ({"sigma": 0.0}, errors.OptionError, r"sigma must begin as one positive number"),
         ({"gamma": [1.0, 2.0]}, errors.OptionError, r"gamma must begin as one positive number.*shape \(5,\); got"),
-        ({"sigma": 2 * u.nA, "unit": u.mV}, errors.UnitError, r"sigma is in nA, but the drive is in mV"),
+        ({"sigma": 2 * u.nA, "unit": u.mV}, errors.UnitError, r"sigma is in nA, but the input is in mV"),
         ({"gamma": 2 * u.nA, "out_unit": u.mV}, errors.UnitError, r"gamma is in nA, but out_unit is in mV"),
         ({"pool": "max"}, errors.OptionError, r"pool must be 'mean', 'sum' or a matrix of weights; got 'max'"),
         ({"pool": np.ones((2, 3))}, errors.OptionError, r"a square matrix, .* got shape \(2, 3\)"),
@@ -331,6 +331,11 @@ def test_what_no_input_could_make_right_is_refused_at_once(options, error, says)
 def test_an_input_that_does_not_fit_is_refused(options, x, error, says):
     with pytest.raises(error, match=says):
         DivisiveNorm(**{"in_size": 5, **options})(x)
+
+
+def test_an_error_about_a_dtype_names_the_parameters_of_this_norm():
+    with pytest.raises(errors.DtypeError, match="divisive_norm: gamma or sigma is boolean"):
+        divisive_norm(DRIVE, gamma=np.True_)
 
 
 def test_a_float_mask_is_refused():

@@ -27,8 +27,8 @@ CENTRINGS: dict[str, tuple[Centring, Plan]] = {
     "columns": (Centring.PILOT, chosen((256, 1024), axes=(0,))),
     "few in a row": (Centring.PILOT, chosen((256, 64))),
     "few in a group of channels": (Centring.PILOT, chosen((8, 16, 64), over=Reduction((1,), 2, 16))),
-    "a mask within groups": (Centring.TWICE, chosen((256, 1024), mask=(256, 1024))),
-    "columns under a step mask": (Centring.TWICE, chosen((256, 1024), axes=(0,), mask=(1, 1024))),
+    "a mask within groups": (Centring.PILOT, chosen((256, 1024), mask=(256, 1024))),
+    "columns under a step mask": (Centring.PILOT, chosen((256, 1024), axes=(0,), mask=(1, 1024))),
     "no axes": (Centring.MEAN, chosen((256, 1024), axes=())),
 }
 TILES: dict[str, tuple[bool, Plan]] = {

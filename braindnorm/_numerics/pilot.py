@@ -1,0 +1,71 @@
+"""A centre near the mean of what a mask leaves, mostly without a pass through all of it.
+
+Any centre is algebraically exact. One from which the mean is few standard deviations away leaves a sum of deviations
+its digits; the mean of some of the elements is such a centre.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+
+from .axes import sum_groups
+from .deferred import Deferred
+from .moments import Reduction, local_count, zero_masked
+from .sums import total
+
+
+def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
+    """Return a number near the mean of the valid elements of each group, with the axes kept and without a gradient.
+
+    On a CPU it is the mean of the first sixteenth of a reduced axis, if there every group has an element that is valid.
+    """
+    found: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
+    return found
+
+
+def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
+    # behind a barrier, or the compiler would count a mask that is a constant of the program
+    return local_count(x.shape, jax.lax.optimization_barrier(valid), reduction, x.dtype, total=total)
+
+
+def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
+    summed = total(zero_masked(x, valid), reduction.axes)
+    if reduction.channel_axis is not None:
+        summed = sum_groups(summed, reduction.channel_axis, reduction.num_groups)
+    return summed / jnp.maximum(_count(x, valid, reduction), 1)
+
+
+def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
+    # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
+    axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
+    x_part, valid_part = (_first_sixteenth(v, axis) for v in (x, valid))
+    near = _of_all(x_part, valid_part, reduction=reduction)
+    if valid.shape[axis] == 1:
+        return near
+    missed = jnp.any((_count(x_part, valid_part, reduction) == 0) & (_count(x, valid, reduction) > 0))
+    found: jax.Array = jax.lax.cond(
+        missed, lambda *v: _of_all(*v[:2], reduction=reduction), lambda *v: v[2], x, valid, near
+    )
+    return found
+
+
+def _first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
+    return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, -(-v.shape[axis] // 16), axis=axis)
+
+
+def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) -> tuple[jax.Array, int]:
+    x, valid = (v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True))
+    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
+    inner = reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
+    found = _centre(x, valid, reduction=inner)
+    return found, 0
+
+
+def _no_derivative(primitive: Primitive) -> None:
+    """Register nothing: no gradient ever gets here."""
+
+
+_centre = Deferred("centre", _of_all, _of_some, batch=_batch, differentiate=_no_derivative)
