@@ -73,11 +73,11 @@ def _read(
             continue
         inside, unit = units.parts(value)
         if name in ARRAYS and _has_values(inside):
-            key += (name, unit)
+            key += (name, unit, unit.name)  # a hertz equals a becquerel
             arrays.append(inside)
             arrived = unit if name == "x" else arrived
         elif name not in NEVER_PLAIN and _is_static(inside):
-            key += (name, type(inside), inside, unit)
+            key += (name, type(inside), inside, unit, inside.name if isinstance(inside, Unit) else None)
         else:
             return None
     return None if arrived is None else (tuple(key), arrays, arrived)
@@ -120,5 +120,6 @@ class _Program:
         pairs = zip(self.units.items(), arrays, strict=True)
         given = {key: units.restore(array, unit) for (key, unit), array in pairs}
         y, unit = units.strip(self.norm(**given, **self.options), None)
-        self.unit = None if unit == self.units["x"] else unit
+        arrived = self.units["x"]
+        self.unit = None if unit == arrived and unit.name == arrived.name else unit
         return y

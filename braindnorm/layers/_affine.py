@@ -100,6 +100,7 @@ def make_affine(
     for key, wanted in learn.items():
         if not isinstance(wanted, bool | np.bool_):
             raise OptionError(f"use_{key} must be True or False; got {wanted!r}.")
+    _check_param_type(param_type)
     shape = feature_shape(layer.in_size, layer.feature_axes)
     if layer.param_steps is not None:
         shape = (layer.param_steps, *shape)
@@ -113,6 +114,14 @@ def make_affine(
     if (scale := plain.get("scale")) is not None:
         _warn_of_a_negative_scale(scale, out_unit, layer)
     return (param_type({key: _real(v, key) for key, v in plain.items()}) if plain else None), out_unit
+
+
+def _check_param_type(param_type: object) -> None:
+    if not (isinstance(param_type, type) and issubclass(param_type, ParamState) and hasattr(param_type, "execute")):
+        raise OptionError(
+            "param_type must be a class of ParamState with execute(z), such as NormParam, or a subclass of it; got"
+            f" {param_type!r}."
+        )
 
 
 def _warn_of_a_negative_scale(scale: Mantissa, unit: Unit | None, layer: AffineModule) -> None:

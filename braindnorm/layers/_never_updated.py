@@ -44,8 +44,8 @@ def look(layer: BatchNorm) -> None:
         square = "" if layer.unit is None else f" {layer.unit**2}"
         warn_user(
             f"{label(layer)}: this evaluates by running statistics that no call has updated, mean 0{unit} and variance"
-            f" 1{square}. Train first (with brainstate.environ.context(fit=True)), or load what was trained. If they"
-            " are meant, build the norm with frozen=True."
+            f" 1{square}. Train first (with brainstate.environ.context(fit=True); in OverTime end_sequence() updates"
+            " them), or load what was trained. If they are meant, build the norm with frozen=True."
         )
 
 

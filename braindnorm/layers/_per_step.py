@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import brainstate
 import jax
@@ -24,10 +24,36 @@ def check_param_steps(param_steps: SupportsIndex | None, option: str = "param_st
     """
     if param_steps is None:
         return None
-    integer = int(param_steps) if isinstance(param_steps, int | np.integer) and not isinstance(param_steps, bool) else 0
+    return check_num_steps(param_steps, option, ", or None")
+
+
+def check_num_steps(num_steps: object, option: str = "num_steps", also: str = "") -> int:
+    """Return a number of steps; `also` is what may be given besides.
+
+    Raises
+    ------
+    OptionError
+        If it is not a positive integer.
+    """
+    integer = int(num_steps) if isinstance(num_steps, int | np.integer) and not isinstance(num_steps, bool) else 0
     if not 1 <= integer <= sys.maxsize:
-        raise OptionError(f"{option} must be a positive integer, or None; got {param_steps!r}.")
+        raise OptionError(f"{option} must be a positive integer{also}; got {num_steps!r}.")
     return integer
+
+
+def steps_as_options(num_steps: int, options: Mapping[str, object], *names: str) -> dict[str, Any]:
+    """Return the number of steps as the options of these names.
+
+    Raises
+    ------
+    OptionError
+        If it is not a positive integer, or one of them is given besides.
+    """
+    steps = check_num_steps(num_steps)
+    for name in names:
+        if name in options:
+            raise OptionError(f"num_steps={steps} sets {name}, so leave it out; or write BatchNorm(in_size, ...).")
+    return dict.fromkeys(names, steps)
 
 
 def at_step(

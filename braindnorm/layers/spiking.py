@@ -11,7 +11,8 @@ from brainstate.nn import init
 
 from .. import units
 from ..errors import OptionError, UnitError, named
-from ..units import QuantityLike
+from ..units import QuantityLike, Unit
+from ._per_step import steps_as_options
 from .batch_norm import BatchNorm
 from .over_time import OverTime
 
@@ -57,7 +58,7 @@ def tdbn(
     UnitError
         If threshold and rest are of different dimensions.
     OptionError
-        If `alpha` is not a number, or there is a `scale_initializer` besides.
+        If `alpha` is not a finite number, there is a `scale_initializer` besides, or `affine` is False.
 
     References
     ----------
@@ -76,19 +77,39 @@ def tdbn(
             "the scale begins at alpha * (threshold - rest), so leave out scale_initializer; or write"
             " BatchNorm(in_size, scale_initializer=...)."
         )
-    if isinstance(alpha, bool | np.bool_) or not isinstance(alpha, int | float | np.number):
-        raise OptionError(f"alpha must be a number; got {alpha!r}.")
-    way, unit = units.strip(threshold, None)
-    if rest is not None:
-        low, rest_unit = units.strip(rest, None)
-        if not rest_unit.has_same_dim(unit):
-            raise UnitError(
-                f"rest is in {rest_unit}, but the threshold is in {unit}. Both are potentials: write"
-                f" rest={rest} * brainunit.mV, or both as plain numbers."
-            )
-        way = np.asarray(way) - np.asarray(units.convert(low, rest_unit, unit))
-    scale = init.Constant(units.restore(alpha * np.asarray(way), unit))
-    return BatchNorm(in_size, scale_initializer=scale, **options)
+    if options.get("affine", True) is False:
+        raise OptionError(
+            "affine=False leaves out the scale, which the threshold sets. Leave it out; or write"
+            " BatchNorm(in_size, affine=False)."
+        )
+    number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
+    if not number or not np.isfinite(alpha):
+        raise OptionError(f"alpha must be a finite number; got {alpha!r}.")
+    way, unit = _way(threshold, rest)
+    return BatchNorm(in_size, scale_initializer=init.Constant(units.restore(alpha * way, unit)), **options)
+
+
+def _way(threshold: QuantityLike, rest: QuantityLike | None) -> tuple[np.ndarray[Any, Any], Unit]:
+    """Return the way from rest to threshold, in the unit of the threshold.
+
+    Raises
+    ------
+    UnitError
+        If they are of different dimensions.
+    """
+    high, unit = units.strip(threshold, None, what="the threshold")
+    if rest is None:
+        return np.asarray(high), unit
+    low, rest_unit = units.strip(rest, None, what="the rest")
+    if not rest_unit.has_same_dim(unit):
+        plain = {"rest": (rest, rest_unit), "threshold": (threshold, unit)}
+        without = [f"{key}={value} * brainunit.mV" for key, (value, its) in plain.items() if its.is_unitless]
+        cure = f"write {without[0]}, or give" if without else "give both in one unit, or"
+        raise UnitError(
+            f"rest is in {rest_unit}, but the threshold is in {unit}. Both are potentials: {cure} both as plain"
+            " numbers."
+        )
+    return np.asarray(high) - np.asarray(units.convert(low, rest_unit, unit)), unit
 
 
 @named("tebn")
@@ -118,7 +139,7 @@ def tebn(in_size: int | Sequence[int], num_steps: int, **options: Any) -> BatchN
     Raises
     ------
     OptionError
-        If an option has no meaning.
+        If `num_steps` is not a positive integer, or an option has no meaning.
 
     References
     ----------
@@ -131,7 +152,7 @@ def tebn(in_size: int | Sequence[int], num_steps: int, **options: Any) -> BatchN
     >>> tebn(2, num_steps=3).gain.value
     Array([1., 1., 1.], dtype=float32)
     """
-    return BatchNorm(in_size, gain_steps=num_steps, **options)
+    return BatchNorm(in_size, **steps_as_options(num_steps, options, "gain_steps"), **options)
 
 
 @named("bntt")
@@ -161,7 +182,7 @@ def bntt(in_size: int | Sequence[int], num_steps: int, **options: Any) -> BatchN
     Raises
     ------
     OptionError
-        If an option has no meaning.
+        If `num_steps` is not a positive integer, or an option has no meaning.
 
     References
     ----------
@@ -174,8 +195,8 @@ def bntt(in_size: int | Sequence[int], num_steps: int, **options: Any) -> BatchN
     >>> bntt(2, num_steps=3).running_mean.value.shape
     (3, 2)
     """
-    defaults: dict[str, Any] = {"bias_initializer": None}
-    return BatchNorm(in_size, param_steps=num_steps, running_steps=num_steps, **defaults | options)
+    steps = steps_as_options(num_steps, options, "param_steps", "running_steps")
+    return BatchNorm(in_size, **steps | {"bias_initializer": None} | options)
 
 
 @named("tab")
@@ -206,7 +227,7 @@ def tab(in_size: int | Sequence[int], num_steps: int, **options: Any) -> OverTim
     Raises
     ------
     OptionError
-        If an option has no meaning.
+        If `num_steps` is not a positive integer, or an option has no meaning.
 
     References
     ----------
@@ -220,5 +241,5 @@ def tab(in_size: int | Sequence[int], num_steps: int, **options: Any) -> OverTim
     >>> norm.gain.value.shape, norm.running_mean.value.shape
     ((3,), (3, 2))
     """
-    steps: dict[str, Any] = {"param_steps": num_steps, "running_steps": num_steps, "gain_steps": num_steps}
+    steps = steps_as_options(num_steps, options, "param_steps", "running_steps", "gain_steps")
     return OverTime(BatchNorm(in_size, **steps | {"gain_power": 2} | options), normalize_by="past")

@@ -87,6 +87,16 @@ def test_units_that_are_equal_come_back_as_they_came() -> None:
         np.testing.assert_allclose(u.get_mantissa(y), reference.layer_norm(X, -1), rtol=1e-5, atol=1e-5)
 
 
+def test_units_that_are_equal_keep_their_own_names() -> None:
+    """A hertz equals a becquerel, and the result is in the one that was asked for."""
+    x, ones = jnp.asarray(X), jnp.ones(4)
+    for unit in (u.hertz, u.becquerel):
+        assert str(functional.layer_norm(x, out_unit=unit).unit) == str(unit)
+        assert str(functional.layer_norm(x, ones * unit).unit) == str(unit)
+        for arrived in (u.hertz, u.becquerel):
+            assert str(functional.layer_norm(x * arrived, unit=unit).unit) == str(unit)
+
+
 def test_python_reads_the_options_once() -> None:
     calls = []
 

@@ -46,8 +46,8 @@ def test_it_is_said_once(way: str) -> None:
     with environ.context(fit=False):
         assert said(run) == [
             "BatchNorm 'input': this evaluates by running statistics that no call has updated, mean 0 mV and variance"
-            " 1 mV^2. Train first (with brainstate.environ.context(fit=True)), or load what was trained. If they are"
-            " meant, build the norm with frozen=True."
+            " 1 mV^2. Train first (with brainstate.environ.context(fit=True); in OverTime end_sequence() updates them),"
+            " or load what was trained. If they are meant, build the norm with frozen=True."
         ]
         assert said(run) == said(lambda: norm(X)) == []
 

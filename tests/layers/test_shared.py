@@ -13,6 +13,7 @@ import pytest
 
 import braindnorm
 from braindnorm import NormParam
+from braindnorm.errors import OptionError
 from tests.support.norms import LAYERS, NORMS, THEIRS, draw, parameters, randomize, weight_of
 
 transform = brainstate.transform
@@ -227,6 +228,13 @@ def test_a_parameter_type_of_brainstate(kind: str) -> None:
     layer, plain = NORMS[kind].layer(6, param_type=theirs), NORMS[kind].layer(6)
     randomize(layer), randomize(plain)
     np.testing.assert_allclose(layer(draw(5, 6)), plain(draw(5, 6)), rtol=1e-5, atol=1e-6)
+
+
+@every_norm
+def test_a_parameter_type_that_applies_nothing_is_refused(kind: str) -> None:
+    for wrong in (brainstate.ParamState, NormParam({}), dict):
+        with pytest.raises(OptionError, match=r"param_type must be a class of ParamState with execute\(z\), such as"):
+            NORMS[kind].layer(6, param_type=wrong)
 
 
 @every_norm

@@ -53,9 +53,18 @@ def test_tdbn() -> None:
         tdbn(C, v_th, rest=-65.0)
     with pytest.raises(errors.OptionError, match=r"tdbn: the scale begins at alpha \* \(threshold - rest\)"):
         tdbn(C, 1.0, scale_initializer=2.0)
-    for alpha in ("one", True):
-        with pytest.raises(errors.OptionError, match=r"tdbn: alpha must be a number; got"):
+    for alpha in ("one", True, np.nan, np.inf):
+        with pytest.raises(errors.OptionError, match=r"tdbn: alpha must be a finite number; got"):
             tdbn(C, 1.0, alpha=alpha)
+    with pytest.raises(errors.UnitError, match=r"threshold is in 1.*write threshold=-50.0 \* brainunit\.mV, or give"):
+        tdbn(C, -50.0, rest=v_rest)
+    with pytest.raises(errors.UnitError, match=r"rest is in mA, but the threshold is in mV.*: give both in one unit"):
+        tdbn(C, v_th, rest=1.0 * u.mA)
+    for bad in ({"threshold": None}, {"threshold": 1.0, "rest": "low"}):
+        with pytest.raises(errors.DtypeError, match=rf"tdbn: the {[*bad][-1]} must be a number"):
+            tdbn(C, **bad)
+    with pytest.raises(errors.OptionError, match=r"tdbn: affine=False leaves out the scale, which the threshold sets"):
+        tdbn(C, v_th, rest=v_rest, affine=False)
 
 
 def test_tebn() -> None:
@@ -192,6 +201,16 @@ def test_a_step_that_is_not_there_is_refused() -> None:
     run(layer, XS[:2], False, np.array([1, 1]))  # evaluation updates nothing
     with pytest.raises(errors.AxisError, match=r"running_steps=4: the steps i of shape \(4, 5\) have several axes"):
         run(layer, XS, True, np.zeros((T, B), int))
+
+
+def test_num_steps_says_how_many_steps_there_are() -> None:
+    """It is one number, which no other option says again."""
+    for make, option in ((tebn, "gain_steps"), (bntt, "running_steps"), (tab, "param_steps")):
+        for bad in (None, 0, 3.0):
+            with pytest.raises(errors.OptionError, match=rf"{make.__name__}: num_steps must be a positive integer"):
+                make(C, bad)
+        with pytest.raises(errors.OptionError, match=rf"{make.__name__}: num_steps=4 sets {option}, so leave it"):
+            make(C, T, **{option: 5})
 
 
 @pytest.mark.parametrize(
