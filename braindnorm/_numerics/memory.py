@@ -106,7 +106,7 @@ def replay(memory: Memory, steps: Steps, rate: Rate, reset: jax.Array | None) ->
     _, within = jax.lax.scan(
         partial(_then, jnp.asarray(rate, span.m2.dtype)), (jnp.zeros_like(blocks.rate[0]), empty), blocks
     )
-    _, before = jax.lax.scan(_past, memory, jax.tree.map(lambda v: v[-1], within))
+    _, before = jax.lax.scan(_with_block, memory, jax.tree.map(lambda v: v[-1], within))
     after = _after(before, within)
     flat: Memory = jax.tree.map(lambda v: v.swapaxes(0, 1).reshape(-1, *v.shape[2:])[:num_steps], after)
     return flat
@@ -163,7 +163,7 @@ def _onward(memory: Memory, step: _Span) -> tuple[Memory, Memory]:
     return after, after
 
 
-def _past(memory: Memory, block: _Span) -> tuple[Memory, Memory]:
+def _with_block(memory: Memory, block: _Span) -> tuple[Memory, Memory]:
     """Return the memory after a block, and the one before it."""
     return _after(memory, block), memory
 

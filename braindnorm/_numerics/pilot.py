@@ -22,8 +22,8 @@ def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
 
     On a CPU it is the mean of the first sixteenth of a reduced axis, if there every group has an element that is valid.
     """
-    found: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
-    return found
+    near_mean: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
+    return near_mean
 
 
 def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
@@ -46,10 +46,10 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     if valid.shape[axis] == 1:
         return near
     missed = jnp.any((_count(x_part, valid_part, reduction) == 0) & (_count(x, valid, reduction) > 0))
-    found: jax.Array = jax.lax.cond(
+    near_mean: jax.Array = jax.lax.cond(
         missed, lambda *v: _of_all(*v[:2], reduction=reduction), lambda *v: v[2], x, valid, near
     )
-    return found
+    return near_mean
 
 
 def _first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
@@ -60,8 +60,8 @@ def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) 
     x, valid = (v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True))
     channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
     inner = reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
-    found = _centre(x, valid, reduction=inner)
-    return found, 0
+    near_mean = _centre(x, valid, reduction=inner)
+    return near_mean, 0
 
 
 def _no_derivative(primitive: Primitive) -> None:

@@ -30,11 +30,11 @@ def renormalize(
 
     A step with nothing valid has no deviation to compare: its padding is standardized by what is kept.
     """
-    own, kept = rstd(_var(steps), epsilon), rstd(var, epsilon)
-    near = ((kept <= max_ratio * own) & (own <= max_ratio * kept)) | (steps.count == 0)
-    ratio = jnp.where(near, kept / jnp.where(own > 0, own, 1), 1)
+    of_step, kept = rstd(_var(steps), epsilon), rstd(var, epsilon)
+    near = ((kept <= max_ratio * of_step) & (of_step <= max_ratio * kept)) | (steps.count == 0)
+    ratio = jnp.where(near, kept / jnp.where(of_step > 0, of_step, 1), 1)
     shift = jnp.where(near, minus(steps.mean, single(mean)) * kept, 0)
-    return jax.lax.stop_gradient(ratio) * (deviation * own) + jax.lax.stop_gradient(shift)
+    return jax.lax.stop_gradient(ratio) * (deviation * of_step) + jax.lax.stop_gradient(shift)
 
 
 def _var(steps: Steps) -> jax.Array:

@@ -81,20 +81,20 @@ def _by_eighths(v: Float[jax.Array, "before rows after"]) -> Float[jax.Array, "b
     parts = 8 if n >= 16 else n // 2
     length = n // parts
     first = functools.reduce(operator.add, [v[:, i * length : (i + 1) * length] for i in range(parts)])
-    found = _by_products(first)
-    return found if parts * length == n else found + _by_products(v[:, parts * length :])
+    summed = _by_products(first)
+    return summed if parts * length == n else summed + _by_products(v[:, parts * length :])
 
 
 def _by_products(v: jax.Array) -> jax.Array:
     """Sum over the middle one of three axes by products with ones, each of few rows."""
-    found = []
+    parts = []
     while (n := v.shape[1]) > 32:
         length = n // 8
         if n > 8 * length:
-            found.append(_times_ones(v[:, 8 * length :]))
+            parts.append(_times_ones(v[:, 8 * length :]))
         rows, columns = v.shape[0], v.shape[2]
         v = _times_ones(v[:, : 8 * length].reshape(rows, 8, -1)).reshape(rows, length, columns)
-    return functools.reduce(operator.add, found, _times_ones(v))
+    return functools.reduce(operator.add, parts, _times_ones(v))
 
 
 def _times_ones(v: jax.Array) -> jax.Array:

@@ -118,8 +118,8 @@ class _Program:
 
     def _run(self, arrays: list[jax.Array]) -> Mantissa:
         pairs = zip(self.units.items(), arrays, strict=True)
-        given = {key: units.restore(array, unit) for (key, unit), array in pairs}
-        y, unit = units.strip(self.norm(**given, **self.options), None)
+        taken = {key: units.restore(array, unit) for (key, unit), array in pairs}
+        y, unit = units.strip(self.norm(**taken, **self.options), None)
         arrived = self.units["x"]
         self.unit = None if unit == arrived and unit.name == arrived.name else unit
         return y

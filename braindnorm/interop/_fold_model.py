@@ -110,8 +110,8 @@ def fold_norms(model: Module) -> Folded:
     folds: list[Fold] = []
     for sequence in nodes.values():
         if type(sequence) is Sequential:
-            found = _fold_sequence(sequence.layers, shared, reasons)
-            folds += [Fold(norms.pop(id(norm))[0], norm, layer) for norm, layer in found]
+            folded = _fold_sequence(sequence.layers, shared, reasons)
+            folds += [Fold(norms.pop(id(norm))[0], norm, layer) for norm, layer in folded]
     alone = "stands beside no layer of a Sequential that takes a norm: fold it by hand, with fold_norm(layer, norm)"
     left = [Left(path, norm, reasons.get(id(norm), alone)) for path, norm in norms.values()]
     folds.sort(key=lambda fold: places.index(id(fold.norm)))

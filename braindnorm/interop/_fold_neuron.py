@@ -90,8 +90,8 @@ def _to_size(line: Line, neuron: Foreign) -> tuple[Numbers, Numbers]:
 
 
 def _in(value: QuantityLike, unit: Unit) -> Numbers:
-    numbers, own = split(value, "V_th")
-    return np.asarray(units.convert(numbers, own, unit), np.float64)
+    numbers, source = split(value, "V_th")
+    return np.asarray(units.convert(numbers, source, unit), np.float64)
 
 
 def _with(neuron: Foreign, **changed: QuantityLike) -> Foreign:

@@ -83,16 +83,16 @@ def _old_bias(layer: Foreign, unit: Unit, between: Unit) -> Numbers:
     """Return the bias that a layer has, in the unit in which it is added; 0 without one."""
     if "bias" not in layer.weight.value:
         return np.zeros(())
-    bias, own = split(layer.weight.value["bias"], "the bias")
-    own = product(own, between)
-    if not own.has_same_dim(unit):
+    bias, source = split(layer.weight.value["bias"], "the bias")
+    source = product(source, between)
+    if not source.has_same_dim(unit):
         raise UnitError(
-            f"the bias of {type(layer).__name__} is in {own}, but it is to be added in {unit}. If the model multiplies"
-            f" what goes from one layer to the other by a unit, as in norm(layer(x) * unit), write"
+            f"the bias of {type(layer).__name__} is in {source}, but it is to be added in {unit}. If the model"
+            f" multiplies what goes from one layer to the other by a unit, as in norm(layer(x) * unit), write"
             f" fold_norm(..., between=unit)."
         )
     flat = bias if type(layer) is nn.OneToOne else bias.reshape(-1)
-    return np.asarray(units.convert(flat, own, unit), np.float64)
+    return np.asarray(units.convert(flat, source, unit), np.float64)
 
 
 def _bias_shape(layer: Foreign, bias: Numbers) -> Shape:

@@ -147,10 +147,10 @@ def _load(layer: BatchNorm, parts: Sequence[Foreign], gain: Foreign | None) -> N
     def put(key: str, shape: tuple[int, ...]) -> Any:
         return jnp.asarray(np.stack([getattr(part, key).detach().cpu().numpy() for part in parts])).reshape(shape)
 
-    found = {"scale": "weight", "bias": "bias"}
+    names = {"scale": "weight", "bias": "bias"}
     if layer.weight is not None:
         old: dict[str, Any] = layer.weight.value
-        layer.weight.value = {key: put(found[key], v.shape) for key, v in old.items()}
+        layer.weight.value = {key: put(names[key], v.shape) for key, v in old.items()}
     if layer.track_running_stats and parts[0].running_mean is not None:
         load_running(layer, *(put(key, layer.running_mean.value.shape) for key in ("running_mean", "running_var")))
     if layer.gain is not None and gain is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Way = Literal["step", "past", "running"]
 
 
-def check_way(over: "OverTime", normalize_by: Way | None, max_ratio: float, min_count: float) -> None:
+def check_way(layer: "OverTime", normalize_by: Way | None, max_ratio: float, min_count: float) -> None:
     """Set what steps are normalized by, as attributes of the layer.
 
     Raises
@@ -34,14 +34,14 @@ def check_way(over: "OverTime", normalize_by: Way | None, max_ratio: float, min_
     OptionError
         If an option has no meaning, or none for this norm.
     """
-    batch = isinstance(over.norm, BatchNorm)
+    batch = isinstance(layer.norm, BatchNorm)
     way: Way = ("step" if batch else "past") if normalize_by is None else normalize_by
     if way not in ("step", "past", "running"):
         raise OptionError(f"normalize_by must be 'step', 'past', 'running' or None; got {normalize_by!r}.")
     if way != "past" and not batch:
         cure = "Write decay=0, or call the norm itself" if way == "step" else "Wrap a BatchNorm"
-        raise OptionError(f"normalize_by={way!r} is for a BatchNorm; got a {type(over.norm).__name__}. {cure}.")
-    if way == "running" and not getattr(over.norm, "track_running_stats", False):
+        raise OptionError(f"normalize_by={way!r} is for a BatchNorm; got a {type(layer.norm).__name__}. {cure}.")
+    if way == "running" and not getattr(layer.norm, "track_running_stats", False):
         raise OptionError("normalize_by='running' needs running statistics, but track_running_stats=False keeps none.")
     if not _is_number(max_ratio) or not max_ratio >= 1:
         raise OptionError(f"max_ratio must be a number from 1 on, of standard deviations; got {max_ratio!r}.")
@@ -49,17 +49,17 @@ def check_way(over: "OverTime", normalize_by: Way | None, max_ratio: float, min_
         raise OptionError(f"min_count must be a number of elements, 0 or more; got {min_count!r}.")
     if min_count > 1 and way != "past":
         raise OptionError(f"min_count={min_count} is of a memory that is used, with normalize_by='past'; got {way!r}.")
-    over.normalize_by, over.max_ratio, over.min_count = way, float(max_ratio), float(min_count)
+    layer.normalize_by, layer.max_ratio, layer.min_count = way, float(max_ratio), float(min_count)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
-def evaluates(over: "OverTime") -> bool:
+def evaluates(layer: "OverTime") -> bool:
     """Tell whether this call takes running statistics, element by element, and writes nothing."""
-    norm = over.norm
-    frozen = held(over)
+    norm = layer.norm
+    frozen = held(layer)
     return isinstance(norm, BatchNorm) and norm.track_running_stats and (frozen or not trains(norm))
 
 
@@ -76,29 +76,29 @@ def arguments_of(norm: Any, x: QuantityLike) -> dict[str, Any]:
     return dict(with_gain(norm, arguments, x)) if isinstance(norm, BatchNorm) else arguments
 
 
-def by_of(over: "OverTime", entry: Entry, x: QuantityLike) -> By:
+def by_of(layer: "OverTime", entry: Entry, x: QuantityLike) -> By:
     """Return what the steps of a call are standardized by."""
-    norm = over.norm
-    by = By(over.normalize_by, max_ratio=over.max_ratio, min_count=over.min_count, frozen=over.frozen)
-    if over.normalize_by != "running" or not isinstance(norm, BatchNorm):
+    norm = layer.norm
+    by = By(layer.normalize_by, max_ratio=layer.max_ratio, min_count=layer.min_count, frozen=layer.frozen)
+    if layer.normalize_by != "running" or not isinstance(norm, BatchNorm):
         return by
     mean, var = known(running_of(norm, x), entry)
     return by._replace(mean=mean, var=var)
 
 
-def remember_steps(over: "OverTime", seen: Observed, entry: Entry, x: QuantityLike) -> None:
+def remember_steps(layer: "OverTime", seen: Observed, entry: Entry, x: QuantityLike) -> None:
     """Update the running statistics of the steps of a call, where each step has its own."""
-    norm = over.norm
+    norm = layer.norm
     if isinstance(norm, BatchNorm) and norm.track_running_stats and norm.running_steps is not None:
         remember(norm, _statistics(norm, seen, entry.unit), x)
 
 
-def end_of_sequence(over: "OverTime") -> None:
+def end_of_sequence(layer: "OverTime") -> None:
     """Update the running statistics once, by the moments of the memory."""
-    norm = over.norm
+    norm = layer.norm
     if not isinstance(norm, BatchNorm) or not norm.track_running_stats or norm.running_steps is not None:
         return
-    memory = over._memory()
+    memory = layer._memory()
     seen = Observed(memory.count.value, memory.mean.value, memory.var)
     remember(norm, _statistics(norm, seen, norm.unit or units.UNITLESS), ())
 

@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 
 def normalize(
-    over: "OverTime", x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
+    layer: "OverTime", x: QuantityLike, mask: MaskLike | None, began: jax.Array | None, *, sequence: bool
 ) -> Result:
     """Normalize one step, or a sequence of them with time first, and remember it."""
-    norm, shape = over.norm, units.shape_of(x)
+    norm, shape = layer.norm, units.shape_of(x)
     if isinstance(norm, DivisiveNorm):
-        return _respond(over, norm, x, mask, began, sequence)
+        return _respond(layer, norm, x, mask, began, sequence)
     check_features(norm, x, norm.affine_param)
     check_declared_unit(norm, x)
-    if evaluates(over):
+    if evaluates(layer):
         return evaluate(norm, x, mask)
     parameters = {"scale": None, "bias": None, **arguments_of(norm, x)}
     options = norm_options(norm, mask) | {"affine": parameters.pop("affine", None)}
     entry = enter(x, parameters, options)
     reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
     spec = standardization(entry, reduction, options, centred=norm.centred)
-    clock = Clock(over._memory(), rate_of(over.decay, over.tau), began, sequence, by_of(over, entry, x))
+    clock = Clock(layer._memory(), rate_of(layer.decay, layer.tau), began, sequence, by_of(layer, entry, x))
     y, last, seen = clock.standardize(entry, spec)
-    if not over.frozen:
-        over._state().value = last.arrays()
-        remember_steps(over, seen, entry, x)
+    if not layer.frozen:
+        layer._state().value = last.arrays()
+        remember_steps(layer, seen, entry, x)
     return leave(y, entry)
 
 
 def _respond(
-    over: "OverTime",
+    layer: "OverTime",
     norm: DivisiveNorm,
     x: QuantityLike,
     mask: MaskLike | None,
@@ -59,10 +59,10 @@ def _respond(
     """Respond to the drive of one step, or of a sequence of them, by the pool of all steps so far."""
     check_declared_unit(norm, x)
     shape = units.shape_of(x)
-    by = By(min_count=over.min_count, frozen=held(over))
+    by = By(min_count=layer.min_count, frozen=held(layer))
     reduction = of_sequence(norm.reduction(shape[1:])) if sequence else norm.reduction(shape)
-    clock = Clock(over._memory(), rate_of(over.decay, over.tau), began, sequence, by)
+    clock = Clock(layer._memory(), rate_of(layer.decay, layer.tau), began, sequence, by)
     y, last = divisive_norm_over_time(clock, x, mask=mask, pool_axes=reduction.axes, **norm.arguments())
-    if not over.frozen:
-        over._state().value = last.arrays()
+    if not layer.frozen:
+        layer._state().value = last.arrays()
     return y
