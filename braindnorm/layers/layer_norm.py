@@ -107,8 +107,8 @@ class LayerNorm(AffineModule):
     >>> import brainunit as u, jax.numpy as jnp
     >>> from braindnorm import LayerNorm
     >>> norm = LayerNorm(3, unit=u.mV, out_unit=u.UNITLESS)
-    >>> norm(jnp.array([-0.065, -0.064, -0.063]) * u.volt).round(2)
-    Array([-1.22,  0.  ,  1.22], dtype=float32)
+    >>> norm(jnp.array([-0.066, -0.064, -0.061]) * u.volt).round(2)
+    Array([-1.14, -0.16,  1.3 ], dtype=float32)
     """
 
     scale_quantity = ReadOut("scale")
