@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from brainstate.nn.init import Constant, Orthogonal
 from vowels_data import CHANNELS, FRAME, LONGEST, SPEAKERS
 
-from braindnorm import BatchNorm, LayerNorm
+from braindnorm import BatchNorm, LayerNorm, tdbn
 from braindnorm.interop import fold_norm
 
 REST, FIRING = -65 * u.mV, -50 * u.mV
@@ -25,11 +25,9 @@ TIME, CHANNEL = -3, -1  # of (time, batch, channel)
 class Masked(brainstate.nn.Module):
     """BatchNorm of braindnorm: in nA, its statistics those of the valid frames of all steps and utterances."""
 
-    scale = SCALE
-
     def __init__(self):
         super().__init__()
-        self.norm = BatchNorm(NEURONS, unit=u.nA, scale_initializer=Constant(self.scale), momentum=MOMENTUM)
+        self.norm = BatchNorm(NEURONS, unit=u.nA, scale_initializer=Constant(SCALE), momentum=MOMENTUM)
 
     def update(self, current, mask):
         return self.norm(current, mask=mask)
@@ -38,7 +36,9 @@ class Masked(brainstate.nn.Module):
 class Threshold(Masked):
     """tdBN (H. Zheng et al. 2021): the scale begins at the threshold, here as the current that reaches it."""
 
-    scale = RHEOBASE
+    def __init__(self):
+        super().__init__()
+        self.norm = tdbn(NEURONS, RHEOBASE, unit=u.nA, momentum=MOMENTUM)
 
 
 class Unmasked(Masked):
