@@ -47,13 +47,13 @@ demo-multi: .venv/.stamp-examples ## train one network on several processes (1 m
 demo-online: .venv/.stamp-examples ## train a network with each norm by an online rule and through time (5 minutes)
 	.venv/bin/python examples/online_training.py $(ARGS)
 
-test: .venv/.stamp-test kernels ## run the tests, warnings as errors (10 minutes, less the next time; JOBS=2, ARGS='-k mask')
+test: .venv/.stamp-test kernels ## run the tests, warnings as errors (12 minutes, less the next time; JOBS=2, ARGS='-k mask')
 	.venv/bin/python $(PYTEST)
 
-test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (10 minutes)
+test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (12 minutes)
 	.venv-oldest/bin/python $(PYTEST)
 
-test-newest: ## run the tests with the newest Python and releases (10 minutes, from the network)
+test-newest: ## run the tests with the newest Python and releases (12 minutes, from the network)
 	@test -n "$(NEWEST_PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set NEWEST_PYTHON=/path/to/python"; exit 1; }
 	@echo "Making .venv-newest with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest
@@ -63,7 +63,7 @@ test-newest: ## run the tests with the newest Python and releases (10 minutes, f
 kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (half a minute)
 	@.venv/bin/python braindnorm/cpu_kernels/_build.py
 
-test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (10 minutes; needs g++ or clang++)
+test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (12 minutes; needs g++ or clang++)
 	.venv/bin/python $(PYTEST) --kernels --ignore=tests/cpu_kernels \
 		--ignore=tests/documents/test_documents.py
 
