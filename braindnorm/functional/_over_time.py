@@ -149,7 +149,7 @@ class Clock:
             raise AxisError(
                 f"the statistics of a step are of shape {shape}, but the memory is of shape"
                 f" {self.memory.m2.value.shape}. Call init_state(batch_size) with the batch axes of a step's input, or"
-                " reset_state(batch_size)."
+                " reset_state(batch_size). If the first axis is time, call update_sequence(x)."
             )
         if self.began is not None and any(self.began.shape[axis] != 1 for axis in reduction.axes):
             raise MaskError(

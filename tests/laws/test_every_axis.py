@@ -1,6 +1,7 @@
 """Laws L3, L6 and L8 over every combination of reduced axes and mask: values of a membrane at rest, and gradients."""
 
 import itertools
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ def in_float64(x: np.ndarray, mask: Any, axes: tuple[int, ...], epsilon: float) 
     return deviation * r, r, mean
 
 
-@jax.jit(static_argnames="axes")
+@partial(jax.jit, static_argnames="axes")
 def value_and_gradients(x: Any, scale: Any, bias: Any, epsilon: Any, g: Any, mask: Any, *, axes: Any) -> Any:
     def norm(*p: Any) -> Any:
         return functional.layer_norm(*p, reduction_axes=axes, mask=mask, epsilon=epsilon)
