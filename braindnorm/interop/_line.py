@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import units
-from ..layers import BatchNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d, NormParam
+from ..layers import NormParam, OverTime
 from ..layers._affine import is_plain
 from ..units import Mantissa, QuantityLike, Shape, Unit
+from ._batch_norm import BATCH_NORMS
 from ._common import Foreign, refuse, unknown
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-BATCH_NORMS = (BatchNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d)
 # what normalizes by the input at hand, in evaluation too: by class names, brainstate's included
 DEPENDENT = ("DivisiveNorm", "GroupNorm", "LayerNorm", "OverTime", "RMSNorm")
 
@@ -40,6 +40,8 @@ def line_of(norm: Foreign) -> Line:
     ConversionError
         If it depends on the input there, or on the time step; or is of a class that is not known.
     """
+    if type(norm) is OverTime and type(norm.norm) in BATCH_NORMS:
+        norm = norm.norm  # in evaluation there is no other memory than the running statistics
     _check(norm)
     unit = units.UNITLESS if norm.unit is None else norm.unit
     out_unit = unit if norm.out_unit is None else norm.out_unit

@@ -8,10 +8,11 @@ from brainstate import nn
 
 from .. import units
 from ..units import QuantityLike, Shape
+from ._batch_norm import BATCH_NORMS
 from ._common import Foreign, refuse
 from ._fold_neuron import is_lif
 from ._fold_synapses import CONVS, channel_first, padding_of
-from ._line import BATCH_NORMS, first_of, line_of
+from ._line import first_of, line_of
 
 Array = np.ndarray[Any, Any]
 

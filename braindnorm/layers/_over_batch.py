@@ -48,7 +48,7 @@ def check_way(layer: "OverTime", normalize_by: Way | None, max_ratio: float, min
     if not _is_number(min_count) or not min_count >= 0:
         raise OptionError(f"min_count must be a number of elements, 0 or more; got {min_count!r}.")
     if min_count > 1 and way != "past":
-        raise OptionError(f"min_count={min_count} is of a memory that is used, with normalize_by='past'; got {way!r}.")
+        raise OptionError(f"min_count={min_count} applies to normalize_by='past' alone; got {way!r}. Leave it out.")
     layer.normalize_by, layer.max_ratio, layer.min_count = way, float(max_ratio), float(min_count)
 
 

@@ -263,6 +263,17 @@ def test_norms_that_depend_on_the_input() -> None:
         refused(message, norm, linear())
 
 
+def test_a_batch_norm_with_a_memory_evaluates_without_it() -> None:
+    norm, layer = drawn(BatchNorm(4, epsilon=EPSILON)), linear()
+    for folded in (fold_norm(layer, OverTime(norm)), fold_norm(layer, norm)):
+        close(dot(X, folded), normalized(dot(X, layer), norm))
+    over = OverTime(norm)
+    over.init_state(len(X))
+    with brainstate.environ.context(fit=False):
+        close(np.asarray(over(layer(jnp.asarray(X, jnp.float32)))), normalized(dot(X, layer), norm))
+    refused("BatchNorm has track_running_stats=False", layer, OverTime(BatchNorm(4, track_running_stats=False)))
+
+
 def test_a_fold_is_done_on_the_host() -> None:
     def traced(weight):
         return fold_norm(brainstate.nn.Linear(5, 4, w_init=weight), BatchNorm(4)).weight.value["weight"]

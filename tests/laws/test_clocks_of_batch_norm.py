@@ -284,7 +284,7 @@ def test_a_memory_of_few_elements_is_not_used() -> None:
         ({"max_ratio": 0.5}, "max_ratio must be a number from 1 on, of standard deviations; got 0.5"),
         ({"max_ratio": "20"}, "max_ratio must be a number from 1 on"),
         ({"min_count": -1}, "min_count must be a number of elements, 0 or more; got -1"),
-        ({"min_count": 10}, "min_count=10 is of a memory that is used, with normalize_by='past'; got 'step'"),
+        ({"min_count": 10}, "min_count=10 applies to normalize_by='past' alone; got 'step'. Leave it out"),
         ({"frozen": 1}, "frozen must be True or False; got 1"),
     ],
 )
