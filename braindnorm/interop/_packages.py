@@ -44,7 +44,7 @@ def check_ours(norm: Foreign) -> None:
     if package in _CONVERTERS:
         remedy = f"Convert it first, with {_CONVERTERS[package]}(norm)"
         remedy += "; or all norms of the model, with replace_norms(model)." if package == "brainstate" else "."
-        refuse(type(norm).__name__, f"is a norm of {package}, and those of braindnorm fold", remedy)
+        refuse(type(norm).__name__, f"is a norm of {package}, and only those of braindnorm fold", remedy)
 
 
 def _package_of(kind: type) -> str:
