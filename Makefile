@@ -17,8 +17,8 @@ ARGS ?=
 KERNEL_FLAGS = -std=c++17 -fno-math-errno -fno-trapping-math -w
 
 INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
-# A worker takes whole files: what a file compiles serves its next tests, and is forgotten after it.
-PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --durations 10 $(ARGS)
+# A worker takes whole files, in the order of tests/conftest.py: what a file compiles serves its next tests.
+PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +34,7 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
+    parser.addoption("--optimized", action="store_true", help="have XLA optimize every program, as users do")
     parser.addoption("--shapes", action="store_true", help="check the types and shapes of the arithmetic at each call")
 
 
@@ -42,6 +44,27 @@ CHECKED = [
     *(f"braindnorm._numerics.{name}" for name in ("products", "running", "sums", "two_term")),
     *(f"braindnorm.functional.{name}" for name in ("_leave", "_over_time", "_standardize")),
 ]
+
+
+# XLA optimizes, as it does for users, where rounding, speed or the program itself is tested. The laws of derivatives,
+# masks, units, devices and phases hold for any compiler: there, a quarter of the time is spared.
+OPTIMIZED = ("cpu_kernels", "documents", "examples", "functional", "numerics", "support", "benchmarks")
+OPTIMIZED += tuple(f"laws/test_{name}.py" for name in ("clocks", "device_traffic", "dtype", "every_axis", "precision"))
+TESTS = Path(__file__).parent
+
+
+now_optimized = [True]  # JAX does not tell what is set
+
+
+def is_optimized(path: Path, config: pytest.Config) -> bool:
+    """Say whether what a file compiles is optimized."""
+    return config.getoption("--optimized") or path.relative_to(TESTS).as_posix().startswith(OPTIMIZED)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the files that are optimized last, and of each kind the long ones first."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (is_optimized(item.path, config), -tests[item.path], item.path))
 
 
 peaks: dict[str, float] = {}  # the most memory of each worker, in GB
@@ -77,18 +100,25 @@ def forget_programs() -> None:
         ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what is freed in small pieces
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_after_each_file() -> Iterator[None]:
-    """Keep a worker from growing by a gigabyte every thousand programs."""
-    yield
-    forget_programs()
-
-
 @pytest.fixture(autouse=True)
 def forget_when_memory_is_short() -> Iterator[None]:
-    """Let go within a file too, where it compiles much or needs large arrays."""
+    """Keep a worker under 2 GB: it grows by one every thousand programs, which many tests share."""
     yield
-    if sys.platform == "linux" and resident() > 1.2:
+    if sys.platform == "linux" and resident() > 1.5:
+        forget_programs()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimize(request: pytest.FixtureRequest) -> None:
+    """Have XLA optimize what the next files compile, or not."""
+    import jax
+
+    if sys.platform != "linux":
+        forget_programs()  # memory is not looked at there
+    optimized = is_optimized(request.path, request.config)
+    if optimized not in now_optimized:
+        now_optimized[:] = [optimized]
+        jax.config.update("jax_disable_most_optimizations", not optimized)
         forget_programs()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import brainstate
-import jax
 import pytest
 
 import braindnorm
@@ -88,7 +87,6 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for setting in brainstate.environ.all().keys() - before.keys():
         brainstate.environ.pop(setting)
     brainstate.environ.set(**before)
-    jax.clear_caches()  # a page compiles as much as a file of tests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
