@@ -123,7 +123,7 @@ def test_float64(case: str) -> None:
         x, scale, bias = (np.asarray(v, np.float64) for v in arrays)
         assert kernels_of(f, x, scale, bias) == ["forward"]
         close(f(x, scale, bias, mask=valid), want(x, scale=scale, bias=bias, mask=valid), 1e-13)
-        dx = jax.grad(lambda x: jnp.vdot(g, f(x, scale, bias, mask=valid)))(x)
+        dx = jax.jit(jax.grad(lambda x: jnp.vdot(g, f(x, scale, bias, mask=valid))))(x)
         v = draw(*x.shape, seed=5).astype(float)
         along = reference.directional(lambda x: want(x, scale=scale, bias=bias, mask=valid), x, v)
         close(np.vdot(dx, v), np.vdot(g, along), 1e-11)
@@ -137,8 +137,8 @@ def test_bfloat16(case: str) -> None:
     assert kernels_of(f, half, scale, bias) == ["forward"]
     exact = np.asarray(half, np.float64)
     close(f(half, scale, bias), want(exact, scale=scale, bias=bias), 5e-6)
-    dx = jax.grad(lambda x: jnp.vdot(g, f(x, scale, bias)))(half)
-    wide = jax.grad(lambda x: jnp.vdot(g, f(x, scale, bias)))(jnp.asarray(half, jnp.float32))
+    gradient = jax.jit(jax.grad(lambda x: jnp.vdot(g, f(x, scale, bias))))
+    dx, wide = gradient(half), gradient(jnp.asarray(half, jnp.float32))
     assert dx.dtype == jnp.bfloat16
     np.testing.assert_allclose(dx.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_a_constant_row_is_finite(function: Any, epsilon: float) -> None:
     x = jnp.zeros((3, 40))
     run = partial(function, epsilon=epsilon)
     assert not jnp.any(run(x))
-    assert jnp.all(jnp.isfinite(jax.grad(lambda x: jnp.sum(run(x)[0, :3]))(x)))
+    assert jnp.all(jnp.isfinite(jax.jit(jax.grad(lambda x: jnp.sum(run(x)[0, :3])))(x)))
 
 
 @pytest.mark.parametrize("size", [10, 40, 600, 5000])
@@ -194,12 +194,14 @@ def test_vmap_is_one_call_of_a_kernel(case: str) -> None:
         return jnp.sum(jax.vmap(f, (1, None, None))(x, scale, bias) * g)
 
     assert kernels_of(jax.vmap(f, (1, None, None)), several, scale, bias) == ["forward"]
-    y = jax.vmap(f, (1, None, None), 1)(several, scale, bias)
+    y = jax.jit(jax.vmap(f, (1, None, None), 1))(several, scale, bias)
     for i in range(3):
         close(y[:, i], want(several[:, i], scale=scale, bias=bias), 2e-6)
-    assert kernels_of(jax.grad(loss, (0, 1, 2)), several, scale, bias) == ["forward", "backward"]
-    found = jax.grad(loss, (0, 1, 2))(several, scale, bias)
-    each = [jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(several[:, i], scale, bias) for i in range(3)]
+    gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
+    assert kernels_of(gradient, several, scale, bias) == ["forward", "backward"]
+    found = gradient(several, scale, bias)
+    alone = jax.jit(jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2)))
+    each = [alone(several[:, i], scale, bias) for i in range(3)]
     close(found[0], np.stack([e[0] for e in each], 1), 2e-6)
     for i in (1, 2):
         close(found[i], np.sum([np.asarray(e[i], np.float64) for e in each], 0), 1e-5)
@@ -213,8 +215,9 @@ def test_vmap_over_nothing(case: str, axis: int) -> None:
     none = np.zeros((*x.shape[:axis], 0, *x.shape[axis:]), np.float32)
     over_none = jax.vmap(partial(f, mask=valid), (axis, None, None), axis)
     assert kernels_of(over_none, none, scale, bias) == []
-    assert over_none(none, scale, bias).shape == none.shape
-    found = jax.grad(lambda *p: jnp.sum(over_none(*p)), (0, 1, 2))(none, scale, bias)
+    pull = jax.jit(lambda *p: (over_none(*p), jax.grad(lambda *p: jnp.sum(over_none(*p)), (0, 1, 2))(*p)))
+    y, found = pull(none, scale, bias)
+    assert y.shape == none.shape
     assert [v.shape for v in found] == [none.shape, scale.shape, bias.shape]
     assert not np.any(found[1])
     assert not np.any(found[2])
@@ -227,9 +230,9 @@ def test_a_gradient_for_each_example() -> None:
     def gradient(x: Any, g: Any) -> Any:
         return jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(x, scale, bias)
 
-    found = jax.vmap(gradient)(x, g)
+    found, alone = jax.jit(jax.vmap(gradient))(x, g), jax.jit(gradient)
     for i in range(len(x)):
-        for each, mine in zip(gradient(x[i], g[i]), found, strict=True):
+        for each, mine in zip(alone(x[i], g[i]), found, strict=True):
             close(mine[i], each, 1e-5)
 
 
@@ -253,15 +256,18 @@ def test_without_jit() -> None:
 
 def test_the_reverse_twice_transposed_is_the_forward() -> None:
     f, _, (x, scale, bias), _, g = arguments("layer")
-    pull = jax.vjp(f, x, scale, bias)[1]
     along = tuple(draw(*v.shape, seed=11 + i) for i, v in enumerate((x, scale, bias)))
-    forth = jax.linear_transpose(pull, g)(along)[0]
-    close(forth, jax.jvp(f, (x, scale, bias), along)[1], 1e-5)
+
+    @jax.jit
+    def both(*at: Any) -> Any:
+        return jax.linear_transpose(jax.vjp(f, *at)[1], g)(along)[0], jax.jvp(f, at, along)[1]
+
+    close(*both(x, scale, bias), 1e-5)
 
 
 def test_the_gradient_of_epsilon() -> None:
     f, want, (x, scale, bias), _, g = arguments("layer")
-    found = jax.grad(lambda e: jnp.vdot(g, f(x, scale, bias, epsilon=e)))(0.5)
+    found = jax.jit(jax.grad(lambda e: jnp.vdot(g, f(x, scale, bias, epsilon=e))))(0.5)
     step = 1e-30j
     wanted = np.vdot(g, want(x, scale=scale, bias=bias, epsilon=0.5 + step).imag / 1e-30)
     close(found, wanted, 1e-5)

@@ -1,5 +1,6 @@
 """Options of JAX that refuse what it would do implicitly."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,31 +21,53 @@ MASKS: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def strictly() -> Iterator[Callable[[], None]]:
+    """Return what sets the options; they are taken back after the test."""
+    before = {name: getattr(jax.config, name) for name in OPTIONS}
+
+    def choose(options: dict[str, str]) -> None:
+        for name, value in options.items():
+            jax.config.update(name, value)
+
+    yield lambda: choose(OPTIONS)
+    choose(before)
+
+
 @pytest.mark.parametrize("masked_output", ["zero", "normalize"])
 @pytest.mark.parametrize("fast", [True, False], ids=["default", "compensated"])
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", NORMS)
-def test_nothing_is_promoted_implicitly(kind: str, option: str, mask: str, fast: bool, masked_output: str) -> None:
-    """Forward, backward and both under vmap, with a scale and a bias of one axis."""
+def test_nothing_is_promoted_implicitly(kind: str, mask: str, fast: bool, masked_output: str, strictly: Any) -> None:
+    """Forward, backward and both under vmap, with a scale and a bias of one axis, are the same programs."""
 
     def loss(x: Any, scale: Any, bias: Any) -> Any:
         how: dict[str, Any] = {"mask": MASKS[mask], "use_fast_variance": fast, "masked_output": masked_output}
         how |= {"bias": bias} if kind in CENTRED else {}
         return jnp.sum(NORMS[kind].function(x, scale=scale, **how) ** 2)
 
-    at = jnp.asarray(draw(3, 4, 8)), jnp.ones(8), jnp.ones(8)
-    want = jax.grad(loss, (0, 1, 2))(*at)
-    before = getattr(jax.config, option)
-    jax.config.update(option, OPTIONS[option])
-    try:
-        found = jax.grad(loss, (0, 1, 2))(*at)
-        lanes = jax.vmap(jax.grad(loss, (0, 1, 2)), (0, None, None))(at[0][None], *at[1:])
-    finally:
-        jax.config.update(option, before)
-    for one, lane, wanted in zip(found, lanes, want, strict=True):
-        np.testing.assert_allclose(one, wanted, rtol=1e-6)
-        np.testing.assert_allclose(lane[0], wanted, rtol=1e-5, atol=1e-5)
+    def programs() -> list[str]:
+        """Trace anew: JAX keeps what it traced under other options apart."""
+        gradient = jax.value_and_grad(loss, (0, 1, 2))
+        x, parameter = jax.ShapeDtypeStruct((3, 4, 8), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.float32)
+        lanes = jax.ShapeDtypeStruct((2, 3, 4, 8), jnp.float32)
+        return [
+            jax.jit(gradient).lower(x, parameter, parameter).as_text(),
+            jax.jit(jax.vmap(gradient, (0, None, None))).lower(lanes, parameter, parameter).as_text(),
+        ]
+
+    usual = programs()
+    strictly()
+    assert programs() == usual
+
+
+def test_a_call_of_its_own_runs_under_these_options(strictly: Any) -> None:
+    """Outside of any program too, where a call is compiled by the package itself."""
+    x, mask = draw(3, 4, 8), MASKS["booleans"]
+    usual = [norm.function(x, mask=mask) for norm in NORMS.values()]
+    strictly()
+    for norm, want in zip(NORMS.values(), usual, strict=True):
+        np.testing.assert_array_equal(norm.function(x, mask=mask), want)
 
 
 def test_a_mask_that_is_a_constant_is_not_counted_while_a_program_is_compiled() -> None:

@@ -17,6 +17,12 @@ every_norm = pytest.mark.parametrize("kind", NORMS)
 FLOATS = ["float16", "bfloat16", "float32"]
 
 
+def dtype_of(norm: Any, x: Any) -> Any:
+    """Return the dtype that a call would give, without the call."""
+    (y,) = jax.tree.leaves(jax.eval_shape(norm, x))
+    return y.dtype
+
+
 @pytest.mark.parametrize("parameter", [None, *FLOATS])
 @pytest.mark.parametrize("given", FLOATS)
 @every_norm
@@ -24,9 +30,10 @@ def test_input_and_parameters_are_promoted(kind: str, given: str, parameter: str
     x = jnp.asarray(draw(2, 6), given)
     scale = None if parameter is None else jnp.ones(6, parameter)
     want = x.dtype if scale is None else jnp.promote_types(x.dtype, scale.dtype)
-    assert NORMS[kind].function(x, scale=scale).dtype == want
-    assert NORMS[kind].function(x, scale=scale, mask=np.arange(6) < 4).dtype == want
-    assert NORMS[kind].function(x * u.mV, scale=scale, unit=u.volt).dtype == want
+    norm = NORMS[kind].function
+    assert dtype_of(lambda x: norm(x, scale=scale), x) == want
+    assert dtype_of(lambda x: norm(x, scale=scale, mask=np.arange(6) < 4), x) == want
+    assert dtype_of(lambda x: norm(x, scale=scale, unit=u.volt), x * u.mV) == want
 
 
 @pytest.mark.parametrize("given", [*FLOATS, "int32", "bool"])
@@ -36,8 +43,8 @@ def test_what_is_asked_for(kind: str, given: str, asked: str) -> None:
     x = jnp.asarray(draw(2, 6) > 0, given)
     options = {"use_bias": False} if kind != "RMSNorm" else {}
     for layer in (NORMS[kind].layer(6, dtype=asked), NORMS[kind].layer(6, dtype=jnp.dtype(asked), **options)):
-        assert layer(x).dtype == asked
-    assert NORMS[kind].function(x, dtype=asked, masked_output="input", mask=True).dtype == asked
+        assert dtype_of(layer, x) == asked
+    assert dtype_of(lambda x: NORMS[kind].function(x, dtype=asked, masked_output="input", mask=True), x) == asked
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "int32", "uint32"])
@@ -58,6 +65,15 @@ def test_python_numbers(kind: str, form: Any) -> None:
     y = NORMS[kind].function(x)
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, NORMS[kind].reference(np.array(x)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", FLOATS)
+@every_norm
+def test_a_call_gives_the_dtype_that_it_promises(kind: str, given: str) -> None:
+    """The promise is that of the trace, which the other tests read."""
+    x, norm = jnp.asarray(draw(2, 6), given), NORMS[kind].function
+    for asked in (None, "float16"):
+        assert norm(x, dtype=asked).dtype == dtype_of(lambda x: norm(x, dtype=asked), x)  # noqa: B023
 
 
 @every_norm

@@ -42,38 +42,44 @@ def test_first_and_second_derivatives(way: str, masked: bool) -> None:
         call = lambda x: batch_norm(x, mask=mask, **options)[0]  # noqa: E731
         return jax.vmap(call, axis_name="device")(x[None])[0] if options else call(x)
 
-    with float64():
-        gradient = jax.grad(loss(norm))
-        np.testing.assert_allclose(gradient(x), expected(x, mask), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(jax.jvp(loss(norm), (x,), (V,))[1], np.sum(expected(x, mask) * V), rtol=1e-9)
-        h = 1e-5
-        second = (expected(x + h * V, mask) - expected(x - h * V, mask)) / (2 * h)
-        for got in (
+    @jax.jit
+    def every(x: Any) -> Any:
+        gradient, along = jax.grad(loss(norm)), lambda x: jax.jvp(loss(norm), (x,), (V,))[1]
+        second = (
             jax.jvp(gradient, (x,), (V,))[1],
-            jax.grad(lambda x: jax.jvp(loss(norm), (x,), (V,))[1])(x),
+            jax.grad(along)(x),
             jax.grad(lambda x: jnp.sum(gradient(x) * V))(x),
-        ):
-            np.testing.assert_allclose(got, second, rtol=1e-5, atol=1e-5)
+        )
+        return gradient(x), along(x), second
+
+    with float64():
+        gradient, along, second = every(x)
+    np.testing.assert_allclose(gradient, expected(x, mask), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(along, np.sum(expected(x, mask) * V), rtol=1e-9)
+    h = 1e-5
+    want = (expected(x + h * V, mask) - expected(x - h * V, mask)) / (2 * h)
+    for got in second:
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fit", [True, False])
 def test_transforms_of_brainstate_agree(fit: bool) -> None:
     """Gradient, forward gradient, remat and a loop give one derivative; remat makes one update."""
-    x, transform = jnp.asarray(draw(6, 4)), brainstate.transform
-    found: dict[str, Any] = {}
-    for how in ("plain", "remat", "loop", "jit"):
-        layer = BatchNorm(4, momentum=0.5)
-        forms: dict[str, Callable[[Any], Any]] = {
-            "plain": layer,
-            "remat": transform.checkpoint(layer),
-            "loop": lambda x, layer=layer: transform.for_loop(layer, x[None])[0],
-            "jit": transform.jit(layer),
-        }
-        with brainstate.environ.context(fit=fit):
-            found[how] = transform.grad(loss(forms[how]))(x)
-        mean = 0.5 * np.asarray(x, float).mean(0) * fit
-        np.testing.assert_allclose(layer.running_mean.value, mean, rtol=1e-5, atol=1e-6)
+    x, transform = draw(6, 4), brainstate.transform
+    ways: dict[str, Callable[..., Any]] = {
+        "plain": lambda layer: layer,
+        "remat": transform.checkpoint,
+        "loop": lambda layer: lambda x: transform.for_loop(layer, x[None])[0],
+        "jit": transform.jit,
+    }
+    layers = {how: BatchNorm(4, momentum=0.5) for how in ways}
+    every = transform.jit(lambda x: {how: transform.grad(loss(way(layers[how])))(x) for how, way in ways.items()})
+    with brainstate.environ.context(fit=fit):
+        found = every(x)
     wide = np.asarray(x, float)
+    for how, layer in layers.items():
+        mean = 0.5 * wide.mean(0) * fit
+        np.testing.assert_allclose(layer.running_mean.value, mean, rtol=1e-5, atol=1e-6, err_msg=how)
     want = expected(wide, np.ones((6, 4), bool)) if fit else 3 * PULL * wide**2
     for how, gradient in found.items():
         np.testing.assert_allclose(gradient, want, rtol=1e-3, atol=1e-3, err_msg=how)

@@ -69,7 +69,7 @@ def test_the_memory_is_of_plain_arrays_of_the_shape_of_the_statistics(norm: Any,
     batch = () if batch_size is None else tuple(np.atleast_1d(batch_size))
     x = draw(*batch, *norm.in_size)
     assert layer(x).shape == x.shape
-    assert layer.update_sequence(np.stack([x, x])).shape == (2, *x.shape)
+    assert jit(layer.update_sequence)(np.stack([x, x])).shape == (2, *x.shape)
     assert {np.shape(v) for v in layer.memory.value.values()} == {shape}
 
 
