@@ -5,10 +5,12 @@ products than GPU and TPU, which fuse what they are given, and it wants barriers
 to differentiate and to map it is registered with the public tables of ``jax.interpreters``.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -20,13 +22,16 @@ R = TypeVar("R", jax.Array, list[jax.Array])
 Rule = Callable[..., object]
 # an array; a constant of a program, which JAX keeps as an array of numpy; or what stands for an operand in a transpose
 Operand = Any
+# up to as many elements a program of few kernels is as fast as any, and soonest compiled: plain sums, without barriers
+TINY = 2048
 
 
 class Deferred(Generic[R]):
     """An operation with two forms: `general`, and that `on_cpu`.
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
-    The result of a single-result operation has the type that `general` gives it.
+    The result is of the `shape` that follows from those of the operands; without it there are as many results as
+    operands, and each is of the shape of its own.
     """
 
     def __init__(
@@ -37,10 +42,12 @@ class Deferred(Generic[R]):
         *,
         batch: Rule,
         differentiate: Callable[[Primitive], None],
-        several: bool = False,
+        shape: Callable[..., Shape] | None = None,
     ) -> None:
+        several = shape is None
         self._general: Callable[..., R] = general
         self._on_cpu: Callable[..., R] = on_cpu
+        self._shape = shape
         self._primitive = Primitive(f"braindnorm_{name}")
         self._primitive.multiple_results = several
         self._primitive.def_impl(general)
@@ -59,9 +66,10 @@ class Deferred(Generic[R]):
         return bound
 
     def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
-        types = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
-        results = jax.eval_shape(lambda *v: self._general(*v, **static), *types)
-        return jax.tree.map(lambda v: jax.core.ShapedArray(v.shape, v.dtype), results)
+        if self._shape is None:
+            return [jax.core.ShapedArray(v.shape, v.dtype) for v in values]
+        dtype = functools.reduce(jnp.promote_types, [v.dtype for v in values])
+        return jax.core.ShapedArray(self._shape(*(v.shape for v in values), **static), dtype)
 
 
 def linear(transpose: Rule) -> Callable[[Primitive], None]:
@@ -74,11 +82,16 @@ def bilinear(left: Rule, right: Rule) -> Callable[[Primitive], None]:
     return lambda primitive: ad.defbilinear(primitive, left, right)
 
 
+def same_shape(shape: Shape, **_: object) -> Shape:
+    """Return the shape of the operand as that of the result."""
+    return shape
+
+
 def shape_of(v: Operand) -> Shape:
     """Return the shape of what a transpose is given in place of an operand."""
     return tuple(v.aval.shape if ad.is_undefined_primal(v) else v.shape)
 
 
-def is_constant(shape: Sequence[object]) -> bool:
+def is_constant(shape: Iterable[object]) -> bool:
     """Tell whether every size is known, and none of them symbolic."""
     return all(isinstance(size, int) for size in shape)

@@ -11,24 +11,26 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
+from ..units import Shape
 from .axes import sum_groups
-from .deferred import Deferred
+from .barriers import unknown
+from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, local_count, zero_masked
-from .sums import total
+from .sums import kept_shape, total
 
 
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
     """Return a number near the mean of the valid elements of each group, with the axes kept and without a gradient.
 
-    On a CPU it is the mean of the first sixteenth of a reduced axis, if there every group has an element that is valid.
+    On a CPU it is, of an array that is not tiny, the mean of the first sixteenth of a reduced axis, if there every
+    group has an element that is valid.
     """
     near_mean: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
     return near_mean
 
 
 def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
-    # behind a barrier, or the compiler would count a mask that is a constant of the program
-    return local_count(x.shape, jax.lax.optimization_barrier(valid), reduction, x.dtype, total=total)
+    return local_count(x.shape, unknown(valid), reduction, x.dtype, total=total)
 
 
 def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
@@ -39,6 +41,8 @@ def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arra
 
 
 def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
+    if is_constant(x.shape) and x.size <= TINY:
+        return _of_all(x, valid, reduction=reduction)
     # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
     axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
     x_part, valid_part = (_first_sixteenth(v, axis) for v in (x, valid))
@@ -68,4 +72,8 @@ def _no_derivative(primitive: Primitive) -> None:
     """Register nothing: no gradient ever gets here."""
 
 
-_centre = Deferred("centre", _of_all, _of_some, batch=_batch, differentiate=_no_derivative)
+def _shape(shape: Shape, _: Shape, *, reduction: Reduction) -> Shape:
+    return kept_shape(shape, axes=reduction.axes)
+
+
+_centre = Deferred("centre", _of_all, _of_some, shape=_shape, batch=_batch, differentiate=_no_derivative)

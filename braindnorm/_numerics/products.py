@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from .deferred import Deferred, Operand, bilinear
+from ..units import Shape
+from .deferred import TINY, Deferred, Operand, bilinear, is_constant
 from .shapes import Float
 from .sums import Axes, plain_sum, sum_on_cpu
 
@@ -54,6 +55,9 @@ def _multiply(
 
 def _multiply_on_cpu(a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
     shared = [axis for axis in left if axis in right]
+    sizes = dict(zip((*left, *right), (*a.shape, *b.shape), strict=True))
+    if is_constant(sizes.values()) and math.prod(sizes.values()) <= TINY:
+        return _multiply(a, b, left=left, right=right, out=out, dots=False)
     if not dots or any(axis in out for axis in shared):
         return _multiply(a, b, left=left, right=right, out=out, dots=False, sum_over=sum_on_cpu)
     (a_flat, a_axis), (b_flat, b_axis) = _as_matrix(a, left, shared), _as_matrix(b, right, shared)
@@ -106,10 +110,16 @@ def _transpose_right(
     return _product(ct, a, left=out, right=left, out=right, dots=dots)
 
 
+def _shape(a: Shape, b: Shape, *, left: Axes, right: Axes, out: Axes, dots: bool) -> Shape:
+    sizes = dict(zip((*left, *right), (*a, *b), strict=True))
+    return tuple(sizes[axis] for axis in out)
+
+
 _product = Deferred(
     "product",
     _multiply,
     _multiply_on_cpu,
+    shape=_shape,
     batch=_batch,
     differentiate=bilinear(_transpose_left, _transpose_right),
 )
