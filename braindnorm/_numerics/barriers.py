@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
+from ..units import Shape
 from .deferred import TINY, Deferred, Operand, is_constant
 
 Tree = TypeVar("Tree")
@@ -77,4 +78,8 @@ def _of_some(values: Sequence[Tangent], static: dict[str, object]) -> list[Tange
     return results
 
 
-_fence = Deferred("fence", _free, _on_cpu, batch=_batch, differentiate=_differentiate)
+def _shapes(*shapes: Shape, **_: object) -> list[Shape]:
+    return list(shapes)
+
+
+_fence = Deferred("fence", _free, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=_differentiate)

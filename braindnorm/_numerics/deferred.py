@@ -30,8 +30,7 @@ class Deferred(Generic[R]):
     """An operation with two forms: `general`, and that `on_cpu`.
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
-    The result is of the `shape` that follows from those of the operands; without it there are as many results as
-    operands, and each is of the shape of its own.
+    The result is of the `shape` that follows from those of the operands, and with `several` each of the results.
     """
 
     def __init__(
@@ -42,9 +41,9 @@ class Deferred(Generic[R]):
         *,
         batch: Rule,
         differentiate: Callable[[Primitive], None],
-        shape: Callable[..., Shape] | None = None,
+        shape: Callable[..., Shape | list[Shape]],
+        several: bool = False,
     ) -> None:
-        several = shape is None
         self._general: Callable[..., R] = general
         self._on_cpu: Callable[..., R] = on_cpu
         self._shape = shape
@@ -66,10 +65,13 @@ class Deferred(Generic[R]):
         return bound
 
     def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
-        if self._shape is None:
-            return [jax.core.ShapedArray(v.shape, v.dtype) for v in values]
+        found = self._shape(*(v.shape for v in values), **static)
         dtype = functools.reduce(jnp.promote_types, [v.dtype for v in values])
-        return jax.core.ShapedArray(self._shape(*(v.shape for v in values), **static), dtype)
+        if isinstance(found, list):
+            # as many as there are operands are of their dtypes
+            dtypes = [v.dtype for v in values] if len(found) == len(values) else [dtype] * len(found)
+            return [jax.core.ShapedArray(*each) for each in zip(found, dtypes, strict=True)]
+        return jax.core.ShapedArray(found, dtype)
 
 
 def linear(transpose: Rule) -> Callable[[Primitive], None]:

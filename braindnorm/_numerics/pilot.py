@@ -68,7 +68,7 @@ def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) 
     return near_mean, 0
 
 
-def _no_derivative(primitive: Primitive) -> None:
+def no_derivative(primitive: Primitive) -> None:
     """Register nothing: no gradient ever gets here."""
 
 
@@ -76,4 +76,4 @@ def _shape(shape: Shape, _: Shape, *, reduction: Reduction) -> Shape:
     return kept_shape(shape, axes=reduction.axes)
 
 
-_centre = Deferred("centre", _of_all, _of_some, shape=_shape, batch=_batch, differentiate=_no_derivative)
+_centre = Deferred("centre", _of_all, _of_some, shape=_shape, batch=_batch, differentiate=no_derivative)
