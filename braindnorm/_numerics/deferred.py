@@ -5,12 +5,10 @@ products than GPU and TPU, which fuse what they are given, and it wants barriers
 to differentiate and to map it is registered with the public tables of ``jax.interpreters``.
 """
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -30,7 +28,8 @@ class Deferred(Generic[R]):
     """An operation with two forms: `general`, and that `on_cpu`.
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
-    The result is of the `shape` that follows from those of the operands, and with `several` each of the results.
+    The result is of the `shape` that follows from those of the operands, and with `several` each of the results. They
+    have the dtypes of the first operands.
     """
 
     def __init__(
@@ -66,12 +65,9 @@ class Deferred(Generic[R]):
 
     def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
         found = self._shape(*(v.shape for v in values), **static)
-        dtype = functools.reduce(jnp.promote_types, [v.dtype for v in values])
         if isinstance(found, list):
-            # as many as there are operands are of their dtypes
-            dtypes = [v.dtype for v in values] if len(found) == len(values) else [dtype] * len(found)
-            return [jax.core.ShapedArray(*each) for each in zip(found, dtypes, strict=True)]
-        return jax.core.ShapedArray(found, dtype)
+            return [jax.core.ShapedArray(shape, v.dtype) for shape, v in zip(found, values, strict=False)]
+        return jax.core.ShapedArray(found, values[0].dtype)
 
 
 def linear(transpose: Rule) -> Callable[[Primitive], None]:

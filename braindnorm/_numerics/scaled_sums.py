@@ -6,7 +6,7 @@ that scale, and by the largest number of each sum only if one of the sums has le
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,74 +14,97 @@ import jax.numpy as jnp
 from ..units import Shape
 from .barriers import fence
 from .deferred import Deferred
+from .moments import zero_masked
 from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
-from .shapes import Statistic, Values
+from .shapes import Mask, Statistic, Values
 from .sums import Axes, kept_shape, total
 
 Pair = tuple[Statistic, Statistic]
+# the numbers, the scale, the mask
+Primals = tuple[Values, Statistic, Mask]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def sum_of_powers(axes: Axes, exponent: float, size: Values, scale: Statistic) -> Pair:
+class Powers(NamedTuple):
+    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude."""
+
+    axes: Axes
+    exponent: float
+    rectify: bool
+
+    def size(self, x: Values, valid: Mask) -> Values:
+        """Return what is raised to the power."""
+        x = zero_masked(x, valid)
+        return rectified(x) if self.rectify else jnp.abs(x)
+
+
+def rectified(x: Values) -> Values:
+    """Return `x`, and 0 where it is negative."""
+    return jnp.where(x <= 0, 0, x)  # not maximum, whose slope at 0 is a half
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def sum_of_powers(powers: Powers, x: Values, scale: Statistic, valid: Mask) -> Pair:
     r"""Return e and s with :math:`2^{en} s = \sum a^n`, a sum of magnitudes over the axes, which are kept.
 
     Parameters
     ----------
-    axes : tuple of int
-        The axes.
-    exponent : float
-        n.
-    size : Array
-        The magnitudes a. One that is not finite makes s not finite.
+    powers : Powers
+        The axes, n, and how a number has a magnitude.
+    x : Array
+        The numbers. A valid one that is not finite makes s not finite.
     scale : Array
         One number, with as many axes. If it is above 0, only what is seen beside its n-th power has to be right. NaN
         has all sums taken by their largest number, which leaves each s near 1.
+    valid : Array or None
+        The mask. It comes here with `x` as it is, since what a branch of a program is given is written to memory.
     """
-    e, s = _scaled(size, scale, axes=axes, exponent=exponent)
+    e, s = _scaled(x, scale, *(() if valid is None else (valid,)), powers=powers)
     return e, s
 
 
 @sum_of_powers.defjvp
-def _jvp(axes: Axes, exponent: float, primals: Pair, tangents: Pair) -> tuple[Pair, Pair]:
-    size, scale = primals
-    e, s = sum_of_powers(axes, exponent, size, scale)
-    unit = fence(two_to(-e), size=size.size)
+def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pair]:
+    x, scale, valid = primals
+    e, s = sum_of_powers(powers, x, scale, valid)
+    size, dsize = jax.jvp(lambda x: powers.size(x, valid), (x,), (tangents[0],))
+    unit = fence(two_to(-e), size=x.size)
     # in this order, or what is in range in the end would leave it on the way
-    slope = exponent * power(size * unit, exponent - 1)
-    return (e, s), (jnp.zeros_like(e), total(slope * (tangents[0] * unit), axes))
+    slope = powers.exponent * power(size * unit, powers.exponent - 1)
+    return (e, s), (jnp.zeros_like(e), total(slope * (dsize * unit), powers.axes))
 
 
-def _by_largest(size: Values, scale: Statistic, *, axes: Axes, exponent: float) -> list[Statistic]:
-    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), axes, keepdims=True, initial=0)
+def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    size = powers.size(x, valid)
+    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), powers.axes, keepdims=True, initial=0)
     e = exponent_of(largest)
-    return [e, total(power(size * fence(two_to(-e), size=size.size), exponent), axes)]
+    return [e, total(power(size * fence(two_to(-e), size=x.size), powers.exponent), powers.axes)]
 
 
-def _by_scale(size: Values, scale: Statistic, *, axes: Axes, exponent: float) -> list[Statistic]:
+def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     e = jnp.where(scale > 0, exponent_of(scale), 0)
-    s = total(power(size * fence(two_to(-e)), exponent), axes)
-    most = 2.0 ** (limits_of(size.dtype)[1] // 2)
+    s = total(power(powers.size(x, valid) * fence(two_to(-e)), powers.exponent), powers.axes)
+    most = 2.0 ** (limits_of(x.dtype)[1] // 2)
     # what is lost beside the scale is not seen; without one a sum of 0 may be of what was lost
     fits = jnp.all((s <= most) & (s >= jnp.where(scale > 0, 0, 1 / most)))
     taken: list[Statistic] = jax.lax.cond(
         fits,
-        lambda size, scale, e, s: [e, s],
-        lambda size, scale, e, s: _by_largest(size, scale, axes=axes, exponent=exponent),
-        *(size, scale, jnp.where(s == s, e, e), s),
+        lambda e, s, *_: [e, s],
+        lambda e, s, *given: _by_largest(*given, powers=powers),
+        *(jnp.where(s == s, e, e), s, x, scale, *(() if valid is None else (valid,))),
     )
     return taken
 
 
-def _batch(
-    values: Sequence[Any], dims: Sequence[Any], *, axes: Axes, exponent: float
-) -> tuple[list[jax.Array], list[int]]:
-    size, scale = (v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True))
-    return _scaled(size, scale, axes=tuple(axis + 1 for axis in axes), exponent=exponent), [0, 0]
+def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
+    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
+    lanes = max(len(v) for v in moved)
+    moved[0] = jnp.broadcast_to(moved[0], (lanes, *moved[0].shape[1:]))
+    return _scaled(*moved, powers=powers._replace(axes=tuple(axis + 1 for axis in powers.axes))), [0, 0]
 
 
-def _shapes(size: Shape, scale: Shape, *, axes: Axes, exponent: float) -> list[Shape]:
-    return [kept_shape(size, axes=axes)] * 2
+def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
+    return [kept_shape(x, axes=powers.axes)] * 2
 
 
 _scaled: Deferred[list[jax.Array]] = Deferred(

@@ -30,7 +30,6 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     """
     drive = enter_drive(x, **options)
     entered, sigma = drive.x, jax.lax.optimization_barrier(drive.sigma)
-    entered = entered if drive.weights is None else jax.lax.optimization_barrier(entered)
     pooling = _pool if drive.reduction.axis_name is None else pool_of
     pool = pooling(drive.reduction, drive.response, entered, sigma, drive.entry.valid, drive.weights)
     power = power_of_pool(drive.response, pool)
