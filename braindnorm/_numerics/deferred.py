@@ -56,6 +56,9 @@ class Deferred(Generic[R]):
         mlir.register_lowering(self._primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
 
     def __call__(self, *values: jax.Array, **static: object) -> R:
+        if any(part is not None for v in values for part in jax.typeof(v).sharding.spec):
+            # an array of explicit sharding carries it in its type, which products and reshapes would have to name
+            return self._general(*values, **static)
         if jax.sharding.get_abstract_mesh().manual_axes:
             # within shard_map a type says along which axes a value varies, in words that depend on the version of JAX
             way: Callable[..., R] = self._on_cpu if jax.default_backend() == "cpu" else self._general
