@@ -16,7 +16,8 @@ from ..units import Dtype, Shape
 from .barriers import fence, unknown
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
-from .powers import exponent_of, in_range, limits_of, power, scaled_power, signed_power, two_to
+from .powers import exponent_of, in_range, limits_of, power, scaled_power, two_to
+from .responses import response_to_share
 from .scaled_sums import Powers, rectified, sum_of_powers
 from .sums import total
 
@@ -89,7 +90,7 @@ def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, g
     unit, share = jnp.where(responds, unit, 0), jnp.where(responds, 1 / jnp.where(responds, divisor, 1), 0)
     if share.size < x.size:  # once for each pool, not for each element
         unit, share = fence((unit, share), size=x.size)
-    return gamma * (signed_power(drive, unit, n) * share)
+    return response_to_share(n, drive, unit, share, gamma)
 
 
 def power_of_pool(response: Response, pool: Pool) -> jax.Array:
