@@ -8,7 +8,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from ..units import Shape
-from .deferred import TINY, Deferred, Operand, is_constant
+from .deferred import Deferred, Operand
 
 Tree = TypeVar("Tree")
 # an array, or a zero that is known
@@ -17,7 +17,7 @@ Tangent = Any
 LARGE = 2**21
 
 
-def fence(values: Tree, *, size: int | None = None, above: int = TINY, tiles: bool = False) -> Tree:
+def fence(values: Tree, *, size: int | None = None, above: int = 0, tiles: bool = False) -> Tree:
     """Put a barrier behind a tree of arrays in a program for a CPU.
 
     `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none if it is not `above` a
@@ -33,8 +33,6 @@ def fence(values: Tree, *, size: int | None = None, above: int = TINY, tiles: bo
 
 def unknown(mask: jax.Array) -> jax.Array:
     """Return a mask that XLA does not know: a constant of the program it would count while it compiles, in seconds."""
-    if is_constant(mask.shape) and mask.size <= TINY:
-        return mask
     behind: jax.Array = jax.lax.optimization_barrier(mask)
     return behind
 

@@ -20,13 +20,12 @@ from ..units import Mantissa, Shape
 from . import pilot
 from .axes import is_trailing, leading_ones, sum_groups
 from .barriers import fence, unknown
-from .deferred import TINY
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
 from .shapes import Centre, Float, Mask, Parameter, Statistic, Values
-from .sums import apart_below, spread, total, total_of_groups
+from .sums import by_products_below, spread, total, total_of_groups
 
 # how many elements are valid
 Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
@@ -197,7 +196,7 @@ def _count(plan: Plan, x: Values, valid: Mask) -> Count:
 def _mean(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statistic:
     """Return the mean over n valid elements, with the reduced axes kept."""
     reduction = plan.reduction
-    above = TINY if reduction.channel_axis is not None else apart_below(v.shape, reduction.axes)
+    above = 0 if reduction.channel_axis is not None else by_products_below(v.shape, reduction.axes)
     summed = fence(total(v, reduction.axes), size=v.size, above=above, tiles=plan.tiles)
     if reduction.channel_axis is None:
         return summed / n

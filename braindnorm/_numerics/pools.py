@@ -59,6 +59,8 @@ def respond(
     """
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     sigma = jax.lax.optimization_barrier(sigma)
+    if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
+        x = seen = jax.lax.optimization_barrier(x)
     pool = pool_of(reduction, response, seen.astype(x.dtype), sigma, valid, weights)
     return respond_to(response, x, pool, sigma, gamma)
 

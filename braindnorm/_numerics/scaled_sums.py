@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..units import Shape
 from .barriers import fence
-from .deferred import TINY, Deferred, is_constant
+from .deferred import Deferred
 from .moments import zero_masked
 from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
@@ -82,8 +82,6 @@ def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powe
 
 
 def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
-    if is_constant(x.shape) and x.size <= TINY:
-        return _by_largest(x, scale, valid, powers=powers)
     e = jnp.where(scale > 0, exponent_of(scale), 0)
     s = total(power(powers.size(x, valid) * fence(two_to(-e)), powers.exponent), powers.axes)
     most = 2.0 ** (limits_of(x.dtype)[1] // 2)
