@@ -7,6 +7,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 
+from ..units import Shape
 from .deferred import Deferred, Operand
 
 Tree = TypeVar("Tree")
@@ -16,11 +17,12 @@ Tangent = Any
 LARGE = 2**21
 
 
-def fence(values: Tree, *, size: int = 1, above: int = 0, tiles: bool = False) -> Tree:
+def fence(values: Tree, *, size: int | None = None, above: int = 0, tiles: bool = False) -> Tree:
     """Put a barrier behind a tree of arrays in a program for a CPU.
 
     `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none if it is not `above` a
-    number; with `tiles`, neither if it is so large that the input is computed tile by tile.
+    number; with `tiles`, neither if it is so large that the input is computed tile by tile. Without a `size` there is
+    always one.
     """
     leaves, tree = jax.tree.flatten(values)
     if not leaves:
@@ -29,21 +31,27 @@ def fence(values: Tree, *, size: int = 1, above: int = 0, tiles: bool = False) -
     return behind
 
 
+def unknown(mask: jax.Array) -> jax.Array:
+    """Return a mask that XLA does not know: a constant of the program it would count while it compiles, in seconds."""
+    behind: jax.Array = jax.lax.optimization_barrier(mask)
+    return behind
+
+
 def _free(*values: Operand, **_: object) -> list[Operand]:
     return list(values)
 
 
-def _on_cpu(*values: Operand, size: int, above: int, tiles: bool) -> list[jax.Array]:
+def _on_cpu(*values: Operand, size: int | None, above: int, tiles: bool) -> list[jax.Array]:
     if isinstance(size, int) and (size <= above or (tiles and size > LARGE)):
         return list(values)
     return list(jax.lax.optimization_barrier(values))
 
 
 def _batch(
-    values: Sequence[jax.Array], dims: Sequence[int | None], *, size: int, **static: object
+    values: Sequence[jax.Array], dims: Sequence[int | None], *, size: int | None, **static: object
 ) -> tuple[list[jax.Array], Sequence[int | None]]:
     lanes = next(v.shape[dim] for v, dim in zip(values, dims, strict=True) if dim is not None)
-    return _fence(*values, size=size * lanes, **static), dims
+    return _fence(*values, size=None if size is None else size * lanes, **static), dims
 
 
 def _differentiate(primitive: Primitive) -> None:
@@ -68,4 +76,8 @@ def _of_some(values: Sequence[Tangent], static: dict[str, object]) -> list[Tange
     return results
 
 
-_fence = Deferred("fence", _free, _on_cpu, batch=_batch, differentiate=_differentiate, several=True)
+def _shapes(*shapes: Shape, **_: object) -> list[Shape]:
+    return list(shapes)
+
+
+_fence = Deferred("fence", _free, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=_differentiate)

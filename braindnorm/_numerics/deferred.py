@@ -5,7 +5,7 @@ products than GPU and TPU, which fuse what they are given, and it wants barriers
 to differentiate and to map it is registered with the public tables of ``jax.interpreters``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -26,7 +26,8 @@ class Deferred(Generic[R]):
     """An operation with two forms: `general`, and that `on_cpu`.
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
-    The result of a single-result operation has the type that `general` gives it.
+    The result is of the `shape` that follows from those of the operands, and with `several` each of the results. They
+    have the dtypes of the first operands.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Deferred(Generic[R]):
         *,
         batch: Rule,
         differentiate: Callable[[Primitive], None],
+        shape: Callable[..., Shape | list[Shape]],
         several: bool = False,
     ) -> None:
         self._general: Callable[..., R] = general
         self._on_cpu: Callable[..., R] = on_cpu
+        self._shape = shape
         self._primitive = Primitive(f"braindnorm_{name}")
         self._primitive.multiple_results = several
         self._primitive.def_impl(general)
@@ -51,6 +54,9 @@ class Deferred(Generic[R]):
         mlir.register_lowering(self._primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
 
     def __call__(self, *values: jax.Array, **static: object) -> R:
+        if any(part is not None for v in values for part in jax.typeof(v).sharding.spec):
+            # an array of explicit sharding carries it in its type, which products and reshapes would have to name
+            return self._general(*values, **static)
         if jax.sharding.get_abstract_mesh().manual_axes:
             # within shard_map a type says along which axes a value varies, in words that depend on the version of JAX
             way: Callable[..., R] = self._on_cpu if jax.default_backend() == "cpu" else self._general
@@ -59,9 +65,10 @@ class Deferred(Generic[R]):
         return bound
 
     def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
-        types = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in values]
-        results = jax.eval_shape(lambda *v: self._general(*v, **static), *types)
-        return jax.tree.map(lambda v: jax.core.ShapedArray(v.shape, v.dtype), results)
+        found = self._shape(*(v.shape for v in values), **static)
+        if isinstance(found, list):
+            return [jax.core.ShapedArray(shape, v.dtype) for shape, v in zip(found, values, strict=False)]
+        return jax.core.ShapedArray(found, values[0].dtype)
 
 
 def linear(transpose: Rule) -> Callable[[Primitive], None]:
@@ -74,11 +81,16 @@ def bilinear(left: Rule, right: Rule) -> Callable[[Primitive], None]:
     return lambda primitive: ad.defbilinear(primitive, left, right)
 
 
+def same_shape(shape: Shape, **_: object) -> Shape:
+    """Return the shape of the operand as that of the result."""
+    return shape
+
+
 def shape_of(v: Operand) -> Shape:
     """Return the shape of what a transpose is given in place of an operand."""
     return tuple(v.aval.shape if ad.is_undefined_primal(v) else v.shape)
 
 
-def is_constant(shape: Sequence[object]) -> bool:
+def is_constant(shape: Iterable[object]) -> bool:
     """Tell whether every size is known, and none of them symbolic."""
     return all(isinstance(size, int) for size in shape)

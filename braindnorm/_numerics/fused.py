@@ -19,7 +19,7 @@ import numpy as np
 from ..units import Mantissa, Shape
 from . import pilot
 from .axes import is_trailing, leading_ones, sum_groups
-from .barriers import fence
+from .barriers import fence, unknown
 from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
@@ -100,7 +100,7 @@ def statistics_with_variance(
     n = _count(plan, x, valid)
     if valid is not None and whole_groups(plan.reduction, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
-        x, valid = fence(zero_masked(x, valid)), None
+        x, valid = fence(zero_masked(x, valid), size=x.size), None
     centre = _centre(plan, x, valid, n)
     d = _deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = _mean(plan, d * d, n)
@@ -135,6 +135,8 @@ def _pilot(plan: Plan, x: Values) -> Statistic:
     """
     axis = plan.reduction.axes[0]
     some = jax.lax.slice_in_dim(x, 0, -(-x.shape[axis] // 16), axis=axis)
+    if plan.reduction.channel_axis is None and all(some.shape[axis] == 1 for axis in plan.reduction.axes):
+        return some
     return _mean(plan, some, _count(plan, some, None))
 
 
@@ -145,8 +147,8 @@ def tangent(plan: Plan, kept: Kept, tangents: tuple[jax.Array, jax.Array, Parame
     dx, deps, dscale, dbias = tangents
     x, dx = x.astype(plan.dtype), zero_masked(dx.astype(plan.dtype), valid)
     # one z for each product it stands in, behind fences of their own: shared, it would be kept in memory
-    pair = fence((centre, r))
-    z, again = (_deviation(x, parts, valid) * each for parts, each in (pair, fence(pair)))
+    pair = fence((centre, r), size=x.size)
+    z, again = (_deviation(x, parts, valid) * each for parts, each in (pair, fence(pair, size=x.size)))
     n = _count(plan, x, valid)
     t1: jax.Array | None = _mean(plan, dx, n, tangent=True) if plan.centred else None
     if plan.compensated and t1 is not None:
@@ -162,7 +164,7 @@ def tangent(plan: Plan, kept: Kept, tangents: tuple[jax.Array, jax.Array, Parame
         # what is masked stands in memory as rows already, and is summed as they are
         offset = _spread(plan, ones, dbias, x.shape, ones=ones, dots=valid is None)
         shift = offset if shift is None else shift + offset
-    r, scale = fence((r, scale))
+    r, scale = fence((r, scale), size=x.size)
     dy = _times(dx * r, leading_ones(scale, x.ndim)) + z * slope
     return zero_masked(dy if shift is None else dy + shift, valid)
 
@@ -185,10 +187,7 @@ def _times(stat: jax.Array, scale: Parameter) -> jax.Array:
 
 
 def _count(plan: Plan, x: Values, valid: Mask) -> Count:
-    if valid is not None:
-        # a mask that is a constant of the program would be counted while it is compiled, which takes seconds
-        valid = jax.lax.optimization_barrier(valid)
-    count = local_count(x.shape, valid, plan.reduction, plan.dtype, total=total)
+    count = local_count(x.shape, None if valid is None else unknown(valid), plan.reduction, plan.dtype, total=total)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
     return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)

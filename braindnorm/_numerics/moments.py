@@ -16,6 +16,7 @@ from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
 from .shapes import Mask, Statistic, Values
+from .sums import total
 
 
 class Moments(NamedTuple):
@@ -48,8 +49,10 @@ class Reduction(NamedTuple):
 
 def local_sum(v: Values, reduction: Reduction) -> Statistic:
     """Sum `v` over the axes and within the channel groups, on this device, keeping the axes."""
-    total = jnp.sum(v, axis=reduction.axes, keepdims=True)
-    return total if reduction.channel_axis is None else sum_groups(total, reduction.channel_axis, reduction.num_groups)
+    summed = total(v, reduction.axes)
+    if reduction.channel_axis is None:
+        return summed
+    return sum_groups(summed, reduction.channel_axis, reduction.num_groups)
 
 
 def _sum(v: jax.Array, axes: Sequence[int]) -> jax.Array:

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
+from ..units import Shape
 from .axes import sum_groups
+from .barriers import unknown
 from .deferred import Deferred
 from .moments import Reduction, local_count, zero_masked
-from .sums import total
+from .sums import kept_shape, total
 
 
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
@@ -27,8 +29,7 @@ def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
 
 
 def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
-    # behind a barrier, or the compiler would count a mask that is a constant of the program
-    return local_count(x.shape, jax.lax.optimization_barrier(valid), reduction, x.dtype, total=total)
+    return local_count(x.shape, unknown(valid), reduction, x.dtype, total=total)
 
 
 def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
@@ -64,8 +65,12 @@ def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) 
     return near_mean, 0
 
 
-def _no_derivative(primitive: Primitive) -> None:
+def no_derivative(primitive: Primitive) -> None:
     """Register nothing: no gradient ever gets here."""
 
 
-_centre = Deferred("centre", _of_all, _of_some, batch=_batch, differentiate=_no_derivative)
+def _shape(shape: Shape, _: Shape, *, reduction: Reduction) -> Shape:
+    return kept_shape(shape, axes=reduction.axes)
+
+
+_centre = Deferred("centre", _of_all, _of_some, shape=_shape, batch=_batch, differentiate=no_derivative)

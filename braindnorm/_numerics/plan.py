@@ -78,7 +78,8 @@ def plan_for(
 
 
 def _centring(shape: Shape, mask_shape: Shape | None, reduction: Reduction) -> Centring:
-    if not reduction.axes:
+    channels = 1 if reduction.channel_axis is None else shape[reduction.channel_axis] // reduction.num_groups
+    if channels * math.prod(shape[axis] for axis in reduction.axes) == 1:
         return Centring.MEAN  # of one number
     # XLA for CPU adds columns up one by one, and takes digits from the mean that a sum along rows leaves
     if is_trailing(reduction.axes, len(shape)) and not _may_be_few(shape, mask_shape, reduction):

@@ -13,9 +13,13 @@ import numpy as np
 
 from ..errors import AxisError
 from ..units import Dtype, Shape
+from .barriers import fence, unknown
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
-from .powers import exponent_of, in_range, limits_of, power, scaled_power, signed_power, two_to
+from .powers import exponent_of, in_range, limits_of, power, scaled_power, two_to
+from .responses import response_to_share
+from .scaled_sums import Powers, rectified, sum_of_powers
+from .sums import total
 
 
 class Response(NamedTuple):
@@ -43,15 +47,22 @@ def respond(
     reduction: Reduction,
     response: Response,
     x: jax.Array,
+    seen: jax.Array,
     sigma: jax.Array,
     gamma: jax.Array,
     valid: jax.Array | None,
     weights: jax.Array | None,
 ) -> jax.Array:
-    """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself."""
+    """Return the response of every element, masked ones too, to the pool of the valid ones: the equation itself.
+
+    `seen` is what is pooled: `x`, whatever it holds where it is not valid.
+    """
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
-    x, sigma = jax.lax.optimization_barrier((x, sigma))
-    return respond_to(response, x, pool_of(reduction, response, x, sigma, valid, weights), sigma, gamma)
+    sigma = jax.lax.optimization_barrier(sigma)
+    if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
+        x = seen = jax.lax.optimization_barrier(x)
+    pool = pool_of(reduction, response, seen.astype(x.dtype), sigma, valid, weights)
+    return respond_to(response, x, pool, sigma, gamma)
 
 
 def pool_of(
@@ -63,22 +74,25 @@ def pool_of(
     weights: jax.Array | None,
 ) -> Pool:
     """Return the pooled powers of the valid elements, on all devices; a mean is not divided yet."""
-    drive = jnp.abs(_rectified(response, jax.lax.stop_gradient(x) if response.constant else x))
-    pool = _local_pool(zero_masked(drive, valid), sigma, valid, reduction, response, weights)
-    return pool if reduction.axis_name is None else _device_pool(pool, drive.shape, sigma, reduction, response)
+    x = jax.lax.stop_gradient(x) if response.constant else x
+    pool = _local_pool(x, sigma, valid, reduction, response, weights)
+    return pool if reduction.axis_name is None else _device_pool(pool, x.shape, sigma, reduction, response)
 
 
 def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, gamma: jax.Array) -> jax.Array:
     """Return the response of every element to a pool."""
-    n, drive, pooled = response.exponent, _rectified(response, x), _share(response, pool)
+    n, drive = response.exponent, rectified(x) if response.rectify else x
+    exponent, pooled = fence((pool.exponent, _share(response, pool)), size=x.size)
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
-    size, limit = two_to(pool.exponent), 2.0 ** (limits_of(x.dtype)[1] - 2)  # whose reciprocal is normal
+    size, limit = two_to(exponent), 2.0 ** (limits_of(x.dtype)[1] - 2)  # whose reciprocal is normal
     unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
     divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
     responds = ~(divisor <= 0)  # what is NaN is to be seen
-    numerator = signed_power(jnp.where(responds, drive, 0), unit, n)
-    return gamma * (numerator / jnp.where(responds, divisor, 1))
+    unit, share = jnp.where(responds, unit, 0), jnp.where(responds, 1 / jnp.where(responds, divisor, 1), 0)
+    if share.size < x.size:  # once for each pool, not for each element
+        unit, share = fence((unit, share), size=x.size)
+    return response_to_share(n, drive, unit, share, gamma)
 
 
 def power_of_pool(response: Response, pool: Pool) -> jax.Array:
@@ -94,38 +108,38 @@ def pool_of_power(response: Response, pooled: jax.Array) -> Pool:
     return Pool(exponent, share, jnp.ones_like(pooled), jnp.zeros_like(pooled))
 
 
-def _rectified(response: Response, x: jax.Array) -> jax.Array:
-    return jnp.where(x <= 0, 0, x) if response.rectify else x  # not maximum, whose slope at 0 is a half
-
-
 def _share(response: Response, pool: Pool) -> jax.Array:
     # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
     return (pool.share / at_least_one(pool.count) if response.pool == "mean" else pool.share) + jnp.sqrt(-pool.broken)
 
 
 def _local_pool(
-    size: jax.Array,
+    x: jax.Array,
     sigma: jax.Array,
     valid: jax.Array | None,
     reduction: Reduction,
     response: Response,
     weights: jax.Array | None,
 ) -> Pool:
-    """Add up the powers of this device, relative to the largest of the pool."""
+    """Add up the powers of this device."""
+    counted = None if valid is None else unknown(valid)
+    count = local_count(x.shape, counted, reduction, x.dtype, total=total)
+    powers = Powers(reduction.axes, response.exponent, response.rectify)
+    if weights is None:
+        smallest = jnp.min(jax.lax.stop_gradient(sigma), initial=jnp.inf)
+        scale = jnp.full_like(smallest, jnp.nan) if reduction.axis_name is not None else smallest
+        e, s = sum_of_powers(powers, x, scale.reshape((1,) * x.ndim), valid)
+        return Pool(e, s, count, jax.lax.stop_gradient(jnp.where(jnp.isfinite(s), 0, 1).astype(x.dtype)))
+    # the compiler is to know none of these either
+    size = powers.size(jax.lax.optimization_barrier(zero_masked(x, valid)), None)
     fixed = jax.lax.stop_gradient(size)
     largest = jnp.max(jnp.where(jnp.isfinite(fixed), fixed, 0), reduction.axes, keepdims=True, initial=0)
     top = jnp.round(jnp.clip(jnp.log2(largest), limits_of(size.dtype)[0], None))
     half = jnp.floor(top / 2)  # the reciprocal of the whole may be out of range
     ratio = size * two_to(-half) * two_to(half - top)
-    count = local_count(size.shape, valid, reduction, size.dtype)
-    if weights is None:
-        sums, exponents = jnp.sum(power(ratio, response.exponent), reduction.axes, keepdims=True)[None], top[None]
-        broken = jnp.where(jnp.isfinite(sums[0]), 0, 1).astype(size.dtype)
-    else:
-        middle, sums, broken = _weighted(ratio, weights, reduction, response.exponent)
-        exponents = top + middle
-    empty = top if weights is None or reduction.axis_name is not None else exponent_of(sigma)
-    return Pool(*_joined(exponents, sums, in_range(empty), response.exponent), count, broken)
+    middle, sums, broken = _weighted(ratio, weights, reduction, response.exponent)
+    empty = top if reduction.axis_name is not None else exponent_of(sigma)
+    return Pool(*_joined(top + middle, sums, in_range(empty), response.exponent), count, broken)
 
 
 def _weighted(

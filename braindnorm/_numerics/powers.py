@@ -14,8 +14,10 @@ def limits_of(dtype: Dtype) -> tuple[int, int]:
 
 
 def exponent_of(size: jax.Array) -> jax.Array:
-    """Return the whole binary exponent of a number, in range and without a gradient."""
-    return in_range(jnp.log2(jax.lax.stop_gradient(size)))
+    """Return the binary exponent of a number, rounded down, in range and without a gradient."""
+    integer, bias, digits = _layout(size.dtype)
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(jnp.abs(size)), integer)
+    return in_range(((bits >> digits) - bias).astype(size.dtype))
 
 
 def in_range(exponent: jax.Array) -> jax.Array:
@@ -25,11 +27,19 @@ def in_range(exponent: jax.Array) -> jax.Array:
 
 
 def two_to(binary: jax.Array, exponent: float = 1.0) -> jax.Array:
-    """Return a power of two to the power of n; for whole ones exactly."""
-    two = jnp.asarray(2, binary.dtype)  # exp2 is off by some ulp
+    """Return a whole power of two to the power of n; a whole power of that exactly."""
     if exponent < 1:  # the first power may be out of range
-        return jnp.power(two, binary * exponent)
-    return power(jnp.power(two, binary), exponent)
+        return jnp.power(jnp.asarray(2, binary.dtype), binary * exponent)
+    integer, bias, digits = _layout(binary.dtype)
+    # exp2 is off by some ulp, and a power takes ten times as long
+    field = jnp.clip(jax.lax.stop_gradient(binary), -bias, bias + 1).astype(integer) + bias
+    return power(jax.lax.bitcast_convert_type(field << digits, binary.dtype), exponent)
+
+
+def _layout(dtype: Dtype) -> tuple[Dtype, int, int]:
+    """Return an integer of as many bits as a float, the bias of its exponent, and the bits below that."""
+    limits = np.finfo(dtype)
+    return np.dtype(f"int{limits.bits}"), int(limits.maxexp) - 1, int(limits.nmant)
 
 
 def power(magnitude: jax.Array, exponent: float) -> jax.Array:

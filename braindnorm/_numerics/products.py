@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from ..units import Shape
 from .deferred import Deferred, Operand, bilinear
 from .shapes import Float
 from .sums import Axes, plain_sum, sum_on_cpu
@@ -106,10 +107,16 @@ def _transpose_right(
     return _product(ct, a, left=out, right=left, out=right, dots=dots)
 
 
+def _shape(a: Shape, b: Shape, *, left: Axes, right: Axes, out: Axes, dots: bool) -> Shape:
+    sizes = dict(zip((*left, *right), (*a, *b), strict=True))
+    return tuple(sizes[axis] for axis in out)
+
+
 _product = Deferred(
     "product",
     _multiply,
     _multiply_on_cpu,
+    shape=_shape,
     batch=_batch,
     differentiate=bilinear(_transpose_left, _transpose_right),
 )

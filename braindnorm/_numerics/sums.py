@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..units import Shape
 from .axes import is_trailing, sum_groups
-from .deferred import Deferred, Operand, is_constant, linear, shape_of
+from .deferred import Deferred, Operand, is_constant, linear, same_shape, shape_of
 from .shapes import Float, Statistic, Values
 
 Axes = Shape
@@ -27,7 +27,8 @@ def by_products_below(shape: Sequence[int], axes: Axes) -> int:
     """Return the size of an array up to which its sums over these axes are products with ones on a CPU, or 0."""
     if not is_constant(shape) or not is_trailing(axes, len(shape)):
         return 0
-    return SMALL if math.prod(shape[axis] for axis in axes) in PRODUCTS else 0
+    n = math.prod(shape[axis] for axis in axes)
+    return SMALL if n in PRODUCTS else 0
 
 
 def total(v: Values, axes: Sequence[int]) -> Statistic:
@@ -42,7 +43,7 @@ def spread(v: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def plain_sum(v: Values, *, axes: Axes) -> Statistic:
-    return jnp.sum(v, axes, keepdims=True)
+    return jnp.sum(v, axes, keepdims=True, dtype=v.dtype)
 
 
 def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
@@ -50,13 +51,13 @@ def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     if not axes or not is_constant(v.shape) or axes != tuple(range(axes[0], axes[-1] + 1)):
         return plain_sum(v, axes=axes)
     rows, n = math.prod(v.shape[: axes[0]]), math.prod(v.shape[axis] for axis in axes)
-    kept = tuple(1 if axis in axes else size for axis, size in enumerate(v.shape))
+    kept = kept_shape(v.shape, axes=axes)
     if not is_trailing(axes, v.ndim):
         columns = math.prod(v.shape[axes[-1] + 1 :])
         if columns < WIDE or n < 4:
             return _of_long_axes(v, axes).reshape(kept)
         return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
-    if v.size <= SMALL and n in PRODUCTS:
+    if v.size <= SMALL and 1 < n in PRODUCTS:
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
     if len(axes) == v.ndim > 1 and v.size <= SMALL:
@@ -105,8 +106,17 @@ def _times_ones(v: jax.Array) -> jax.Array:
 
 
 def _broadcast(v: jax.Array, *, axes: Axes, sizes: Axes) -> jax.Array:
+    return jnp.broadcast_to(v, _wide_shape(v.shape, axes=axes, sizes=sizes))
+
+
+def kept_shape(shape: Shape, *, axes: Axes) -> Shape:
+    """Return the shape of a sum over the axes, which are kept."""
+    return tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+
+
+def _wide_shape(shape: Shape, *, axes: Axes, sizes: Axes) -> Shape:
     to = dict(zip(axes, sizes, strict=True))
-    return jnp.broadcast_to(v, [to.get(axis, size) for axis, size in enumerate(v.shape)])
+    return tuple(to.get(axis, size) for axis, size in enumerate(shape))
 
 
 def _batch_total(values: Sequence[jax.Array], dims: Sequence[int], *, axes: Axes) -> tuple[jax.Array, int]:
@@ -128,8 +138,12 @@ def _transpose_spread(ct: jax.Array, v: Operand, *, axes: Axes, sizes: Axes) -> 
     return [_total(ct, axes=axes)]
 
 
-_total = Deferred("total", plain_sum, sum_on_cpu, batch=_batch_total, differentiate=linear(_transpose_total))
-_spread = Deferred("spread", _broadcast, _broadcast, batch=_batch_spread, differentiate=linear(_transpose_spread))
+_total = Deferred(
+    "total", plain_sum, sum_on_cpu, shape=kept_shape, batch=_batch_total, differentiate=linear(_transpose_total)
+)
+_spread = Deferred(
+    "spread", _broadcast, _broadcast, shape=_wide_shape, batch=_batch_spread, differentiate=linear(_transpose_spread)
+)
 
 
 def total_of_groups(v: Values, channel_axis: int, num_groups: int) -> Values:
@@ -158,5 +172,10 @@ def _transpose_groups(ct: jax.Array, v: Operand, *, axis: int, groups: int) -> l
 
 
 _group_total = Deferred(
-    "group_total", _group_sum, _group_sum_on_cpu, batch=_batch_groups, differentiate=linear(_transpose_groups)
+    "group_total",
+    _group_sum,
+    _group_sum_on_cpu,
+    shape=same_shape,
+    batch=_batch_groups,
+    differentiate=linear(_transpose_groups),
 )

@@ -113,6 +113,6 @@ def divisive_norm(
         masked_output=masked_output, out_unit=out_unit, axis_name=axis_name, axis_index_groups=axis_index_groups,
         dtype=dtype, stop_statistics_gradient=stop_statistics_gradient,
     )  # fmt: skip
-    way = respond if drive.reduction.axis_name is not None else _compiled
-    y = way(drive.reduction, drive.response, drive.x, drive.sigma, drive.gamma, drive.entry.valid, drive.weights)
+    way, seen = (_compiled, drive.entry.x) if drive.reduction.axis_name is None else (respond, drive.x)
+    y = way(drive.reduction, drive.response, drive.x, seen, drive.sigma, drive.gamma, drive.entry.valid, drive.weights)
     return leave(y, drive.entry)

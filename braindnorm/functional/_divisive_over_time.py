@@ -29,7 +29,7 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     norm with a memory, in place of which P stands. The memory holds P in the drive's unit to the power of n.
     """
     drive = enter_drive(x, **options)
-    entered, sigma = jax.lax.optimization_barrier((drive.x, drive.sigma))
+    entered, sigma = drive.x, jax.lax.optimization_barrier(drive.sigma)
     pooling = _pool if drive.reduction.axis_name is None else pool_of
     pool = pooling(drive.reduction, drive.response, entered, sigma, drive.entry.valid, drive.weights)
     power = power_of_pool(drive.response, pool)

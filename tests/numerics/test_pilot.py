@@ -10,7 +10,7 @@ import pytest
 from braindnorm._numerics import pilot
 from braindnorm._numerics.moments import Reduction
 
-STEPS, CELLS = 64, 6
+STEPS, CELLS = 640, 6
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,112 @@
+r"""Sums of powers at any scale: :math:`2^{en} s`, a binary exponent e, which carries no gradient, and a share s.
+
+Beside a scale that is known beforehand the powers mostly stay in range. So a program for a CPU first adds them up by
+that scale, and by the largest number of each sum only if one of the sums has left the range.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..units import Shape
+from .barriers import fence
+from .deferred import Deferred
+from .moments import zero_masked
+from .pilot import no_derivative
+from .powers import exponent_of, limits_of, power, two_to
+from .shapes import Mask, Statistic, Values
+from .sums import Axes, kept_shape, total
+
+Pair = tuple[Statistic, Statistic]
+# the numbers, the scale, the mask
+Primals = tuple[Values, Statistic, Mask]
+
+
+class Powers(NamedTuple):
+    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude."""
+
+    axes: Axes
+    exponent: float
+    rectify: bool
+
+    def size(self, x: Values, valid: Mask) -> Values:
+        """Return what is raised to the power."""
+        x = zero_masked(x, valid)
+        return rectified(x) if self.rectify else jnp.abs(x)
+
+
+def rectified(x: Values) -> Values:
+    """Return `x`, and 0 where it is negative."""
+    return jnp.where(x <= 0, 0, x)  # not maximum, whose slope at 0 is a half
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def sum_of_powers(powers: Powers, x: Values, scale: Statistic, valid: Mask) -> Pair:
+    r"""Return e and s with :math:`2^{en} s = \sum a^n`, a sum of magnitudes over the axes, which are kept.
+
+    Parameters
+    ----------
+    powers : Powers
+        The axes, n, and how a number has a magnitude.
+    x : Array
+        The numbers. A valid one that is not finite makes s not finite.
+    scale : Array
+        One number, with as many axes. If it is above 0, only what is seen beside its n-th power has to be right. NaN
+        has all sums taken by their largest number, which leaves each s near 1.
+    valid : Array or None
+        The mask. It comes here with `x` as it is, since what a branch of a program is given is written to memory.
+    """
+    e, s = _scaled(x, scale, *(() if valid is None else (valid,)), powers=powers)
+    return e, s
+
+
+@sum_of_powers.defjvp
+def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pair]:
+    x, scale, valid = primals
+    e, s = sum_of_powers(powers, x, scale, valid)
+    size, dsize = jax.jvp(lambda x: powers.size(x, valid), (x,), (tangents[0],))
+    unit = fence(two_to(-e), size=x.size)
+    # in this order, or what is in range in the end would leave it on the way
+    slope = powers.exponent * power(size * unit, powers.exponent - 1)
+    return (e, s), (jnp.zeros_like(e), total(slope * (dsize * unit), powers.axes))
+
+
+def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    size = powers.size(x, valid)
+    largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), powers.axes, keepdims=True, initial=0)
+    e = exponent_of(largest)
+    return [e, total(power(size * fence(two_to(-e), size=x.size), powers.exponent), powers.axes)]
+
+
+def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    e = jnp.where(scale > 0, exponent_of(scale), 0)
+    s = total(power(powers.size(x, valid) * fence(two_to(-e)), powers.exponent), powers.axes)
+    most = 2.0 ** (limits_of(x.dtype)[1] // 2)
+    # what is lost beside the scale is not seen; without one a sum of 0 may be of what was lost
+    fits = jnp.all((s <= most) & (s >= jnp.where(scale > 0, 0, 1 / most)))
+    taken: list[Statistic] = jax.lax.cond(
+        fits,
+        lambda e, s, *_: [e, s],
+        lambda e, s, *given: _by_largest(*given, powers=powers),
+        *(jnp.where(s == s, e, e), s, x, scale, *(() if valid is None else (valid,))),
+    )
+    return taken
+
+
+def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
+    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
+    lanes = max(len(v) for v in moved)
+    moved[0] = jnp.broadcast_to(moved[0], (lanes, *moved[0].shape[1:]))
+    return _scaled(*moved, powers=powers._replace(axes=tuple(axis + 1 for axis in powers.axes))), [0, 0]
+
+
+def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
+    return [kept_shape(x, axes=powers.axes)] * 2
+
+
+_scaled: Deferred[list[jax.Array]] = Deferred(
+    "sum_of_powers", _by_largest, _by_scale, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+)
