@@ -171,11 +171,28 @@ def rule_for(
 
     It starts JAX's backend. Sizes that are symbols go the plain way.
     """
-    if not is_constant(x.shape) or not in_force() or not _choice.fits(plan, x, valid, epsilon, *parameters):
+    if not _can(plan, x, valid, epsilon, *parameters):
         return None
     from ._rule import kernel_norm
 
     return kernel_norm
+
+
+def rule_with_moments_for(
+    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+) -> Callable[..., tuple[jax.Array, ...]] | None:
+    """Return the same for the rule that returns the moments too, which is there for columns alone."""
+    if not _choice.are_columns(plan.reduction, x.ndim) or not _can(plan, x, valid, epsilon, *parameters):
+        return None
+    from ._rule import kernel_norm_with_moments
+
+    return kernel_norm_with_moments
+
+
+def _can(
+    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+) -> bool:
+    return is_constant(x.shape) and in_force() and _choice.fits(plan, x, valid, epsilon, *parameters)
 
 
 def _reason() -> str | None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from .._numerics.plan import Plan
 from ..units import Mantissa
 from ._placement import can_be_alike
+from ._view import are_columns as are_columns
 from ._view import view_of
 
 SWITCHED_OFF = os.environ.get("BRAINDNORM_KERNELS", "").strip() == "0"
@@ -33,4 +34,5 @@ def fits(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *
     if jax.sharding.get_abstract_mesh().manual_axes and not can_be_alike((x, *arrays)):
         return False
     shapes = tuple(parameter.shape for parameter in parameters if parameter is not None)
-    return view_of(plan.reduction, x.shape, shapes) is not None
+    view = view_of(plan.reduction, x.shape, shapes)
+    return view is not None and (plan.centred or not view.columns)

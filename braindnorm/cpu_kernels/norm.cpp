@@ -1,56 +1,22 @@
 // Layer, RMS and group norm for XLA on a CPU: the value, and the gradient of a cotangent.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <new>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
+#include "columns.h"
+#include "parallel.h"
 #include "rows.h"
 #include "slabs.h"
 #include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
-
 namespace braindnorm {
 namespace {
-
-// Runs `run(chunk)` for each chunk, here and on XLA's own threads. It waits for no task that has not begun, so threads
-// that are busy elsewhere delay nothing. What a chunk throws is thrown here, when no thread is at work any more: out of
-// a task it would end the process.
-template <class Run>
-void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-    std::atomic<bool> failed{false};
-    std::exception_ptr error;
-  };
-  auto state = std::make_shared<State>();
-  const Run *job = &run;
-  auto work = [state, job, chunks] {
-    for (int64_t chunk; (chunk = state->next.fetch_add(1)) < chunks;) {
-      try {
-        if (!state->failed) (*job)(chunk);
-      } catch (...) {
-        if (!state->failed.exchange(true)) state->error = std::current_exception();
-      }
-      state->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  try {
-    for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
-  } catch (const std::bad_alloc &) {
-    // fewer threads share the work
-  }
-  work();
-  while (state->done.load(std::memory_order_acquire) < chunks) std::this_thread::yield();
-  if (state->failed) std::rethrow_exception(state->error);
-}
 
 // Calls run(chunk, first, last) for the items of each chunk, which has `size` of them.
 template <class Run>
@@ -61,8 +27,9 @@ void for_chunks(ffi::ThreadPool pool, const View &view, int64_t size, const Run 
 }
 
 template <class A, class X, class M>
-void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
-             const A *bias, A *y, const Saved<A> &saved) {
+void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
+                    const A *bias, A *y, A *statistics) {
+  const Saved<A> saved{statistics};
   const int64_t n = view.row();
   for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
     if (view.space == 1) {
@@ -83,8 +50,9 @@ void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsil
 // Every chunk has sums of its own for the parameters, which are added in the order of the chunks: the result does not
 // depend on which thread did what. It has some rows at least, so that these sums cost little.
 template <class A, class X, class M>
-void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
-              const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
+void backward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
+                     A *statistics, X *dx, A *dscale, A *dbias) {
+  const Saved<A> saved{statistics};
   const int64_t n = view.parameters(), size = view.items_in_chunk(8 * n), chunks = (view.items() + size - 1) / size;
   std::vector<A> parts(2 * n * (chunks - 1));
   std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
@@ -106,6 +74,96 @@ void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const 
     const A *part = parts.data() + 2 * n * (chunk - 1);
     for (int64_t c = 0; c < n; ++c) dscale[c] += part[c], dbias[c] += part[n + c];
   }
+}
+
+// Where a matrix is one chunk of rows, its columns are normalized while they are in the cache; else the moments of its
+// chunks are merged in their order.
+template <class A, class X, class M>
+void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
+                     const A *bias, A *y, A *saved) {
+  const Grid grid(view.batch, view.space, view.parameters());
+  constexpr bool kEach = kOfEach<M>;
+  const auto all = [&](const auto &run) {
+    for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+      const Scratch<A> scratch(grid.width);
+      for (int64_t segment = first; segment < last; ++segment) {
+        const Part part = grid.part(tile, segment);
+        run(part, segment, Kept<A>(saved, grid, part.item, part.column), scratch);
+      }
+    });
+  };
+  if (grid.chunks == 1) {
+    return all([&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
+      const Moments found = scratch.moments();
+      moments_of(part, x, mask, scratch, found);
+      keep<kEach>(found, part.width, epsilon, kept);
+      normalize(part, x, mask, kept, scale, bias, y, scratch);
+    });
+  }
+  const int64_t n = grid.columns;
+  std::unique_ptr<double[]> memory(new double[3 * n * grid.segments()]);
+  const auto moments = [&](int64_t segment, int64_t column) {
+    double *here = memory.get() + 3 * n * segment + column;
+    return Moments{here, here + n, here + 2 * n};
+  };
+  all([&](const Part &part, int64_t segment, const Kept<A> &, const Scratch<A> &scratch) {
+    moments_of(part, x, mask, scratch, moments(segment, part.column));
+  });
+  for (int64_t segment = 0; segment < grid.segments(); segment += grid.chunks) {
+    for (int64_t tile = 0; tile < grid.tiles; ++tile) {
+      const Part part = grid.part(tile, segment);
+      const Moments found = moments(segment, part.column);
+      for (int64_t k = 1; k < grid.chunks; ++k) merge<kEach>(found, moments(segment + k, part.column), part.width);
+      keep<kEach>(found, part.width, epsilon, Kept<A>(saved, grid, part.item, part.column));
+    }
+  }
+  all([&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
+    normalize(part, x, mask, kept, scale, bias, y, scratch);
+  });
+}
+
+// The sums of each segment are kept, and added in the order of the segments.
+template <class A, class X, class M>
+void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
+                      A *saved, X *dx, A *dscale, A *dbias) {
+  const Grid grid(view.batch, view.space, view.parameters());
+  const int64_t n = grid.columns;
+  const bool whole = grid.chunks == 1;
+  // one sum a task, if nothing else asks for those of a segment
+  std::unique_ptr<double[]> memory(new double[2 * n * (whole ? grid.shares : grid.segments())]);
+  const auto sums = [&](int64_t i, int64_t column) { return memory.get() + 2 * n * i + column; };
+  for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+    const Scratch<A> scratch(grid.width);
+    for (int64_t segment = first; segment < last; ++segment) {
+      const Part part = grid.part(tile, segment);
+      const Kept<A> kept(saved, grid, part.item, part.column);
+      double *of_task = sums(whole ? first / grid.share : segment, part.column);
+      double *one = whole && segment > first ? scratch.of_double(0) : of_task;
+      double *two = one == of_task ? one + n : scratch.of_double(1);
+      sums_of(part, x, mask, g, kept, scratch, one, two);
+      if (whole && dx) gradient_of(part, x, mask, g, kept, scale, one, two, dx, scratch);
+      if (one != of_task)
+        for (int64_t c = 0; c < part.width; ++c) of_task[c] += one[c], of_task[n + c] += two[c];
+    }
+  });
+  const int64_t step = whole ? 1 : grid.chunks;
+  std::unique_ptr<double[]> total(new double[2 * n]());
+  for (int64_t i = 0; i < (whole ? grid.shares : grid.segments()); i += step) {
+    double *first = sums(i, 0);
+    for (int64_t k = 1; k < step; ++k)
+      for (int64_t c = 0; c < 2 * n; ++c) first[c] += sums(i + k, 0)[c];
+    for (int64_t c = 0; c < 2 * n; ++c) total[c] += first[c];
+  }
+  for (int64_t c = 0; c < n; ++c) dbias[c] = static_cast<A>(total[c]), dscale[c] = static_cast<A>(total[n + c]);
+  if (whole || !dx) return;
+  for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+    const Scratch<A> scratch(grid.width);
+    for (int64_t segment = first; segment < last; ++segment) {
+      const Part part = grid.part(tile, segment);
+      const double *one = sums(part.item * grid.chunks, part.column);
+      gradient_of(part, x, mask, g, Kept<A>(saved, grid, part.item, part.column), scale, one, one + n, dx, scratch);
+    }
+  });
 }
 
 // Calls body(A(), X()) with the types of the arithmetic and of x. Nothing is thrown beyond it: XLA would not catch it.
@@ -135,13 +193,14 @@ T *data(ffi::AnyBuffer buffer) {
 
 // Calls body(mask) with a mask of elements, of rows, or none: `valid` has an entry for each, or no entry at all.
 template <class Body>
-void with_mask(const View &view, ffi::AnyBuffer valid, const Body &body) {
-  const int64_t entries = valid.element_count();
-  if (entries == 0) body(Mask<false>{nullptr});
-  else if (view.space == 1 && entries == view.items()) body(RowMask{data<uint8_t>(valid)});
+void with_mask(ffi::AnyBuffer valid, bool of_rows, const Body &body) {
+  if (valid.element_count() == 0) body(Mask<false>{nullptr});
+  else if (of_rows) body(RowMask{data<uint8_t>(valid)});
   else body(Mask<true>{data<uint8_t>(valid)});
 }
 
+// Of rows or slabs, or of columns.
+template <bool kColumns>
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer epsilon,
                    ffi::AnyBuffer scale, ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> y,
                    ffi::Result<ffi::AnyBuffer> statistics, ffi::Span<const int64_t> lengths, bool centred) {
@@ -149,16 +208,18 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid,
   return with_types(view, epsilon.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(*statistics)};
     const auto run = [&](auto mask) {
-      forward<A, X>(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y), saved);
+      const auto forward = kColumns ? forward_columns<A, X, decltype(mask)> : forward_groups<A, X, decltype(mask)>;
+      forward(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y),
+              data<A>(*statistics));
     };
-    with_mask(view, valid, run);
+    with_mask(valid, static_cast<int64_t>(valid.element_count()) == view.rows(kColumns), run);
     return ffi::Error::Success();
   });
 }
 
 // A dx of no elements is not computed.
+template <bool kColumns>
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer g,
                     ffi::AnyBuffer scale, ffi::AnyBuffer statistics, ffi::Result<ffi::AnyBuffer> dx,
                     ffi::Result<ffi::AnyBuffer> dscale, ffi::Result<ffi::AnyBuffer> dbias,
@@ -167,13 +228,13 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid
   return with_types(view, g.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(statistics)};
     X *found = dx->element_count() ? data<X>(*dx) : nullptr;
     const auto run = [&](auto mask) {
-      backward<A, X>(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), saved, found, data<A>(*dscale),
-                     data<A>(*dbias));
+      const auto backward = kColumns ? backward_columns<A, X, decltype(mask)> : backward_groups<A, X, decltype(mask)>;
+      backward(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), data<A>(statistics), found, data<A>(*dscale),
+               data<A>(*dbias));
     };
-    with_mask(view, valid, run);
+    with_mask(valid, static_cast<int64_t>(valid.element_count()) == view.rows(kColumns), run);
     return ffi::Error::Success();
   });
 }
@@ -181,29 +242,35 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid
 }  // namespace
 }  // namespace braindnorm
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_forward, braindnorm::Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()  // x
-                                  .Arg<ffi::AnyBuffer>()  // valid
-                                  .Arg<ffi::AnyBuffer>()  // epsilon
-                                  .Arg<ffi::AnyBuffer>()  // scale
-                                  .Arg<ffi::AnyBuffer>()  // bias
-                                  .Ret<ffi::AnyBuffer>()  // y
-                                  .Ret<ffi::AnyBuffer>()  // statistics
-                                  .Attr<ffi::Span<const int64_t>>("lengths")
-                                  .Attr<bool>("centred"));
+#define BRAINDNORM_FORWARD(name, columns)                                      \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, braindnorm::Forward<columns>,            \
+                                ffi::Ffi::Bind()                               \
+                                    .Ctx<ffi::ThreadPool>()                    \
+                                    .Arg<ffi::AnyBuffer>() /* x */             \
+                                    .Arg<ffi::AnyBuffer>() /* valid */         \
+                                    .Arg<ffi::AnyBuffer>() /* epsilon */       \
+                                    .Arg<ffi::AnyBuffer>() /* scale */         \
+                                    .Arg<ffi::AnyBuffer>() /* bias */          \
+                                    .Ret<ffi::AnyBuffer>() /* y */             \
+                                    .Ret<ffi::AnyBuffer>() /* statistics */    \
+                                    .Attr<ffi::Span<const int64_t>>("lengths") \
+                                    .Attr<bool>("centred"))
+#define BRAINDNORM_BACKWARD(name, columns)                                     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, braindnorm::Backward<columns>,           \
+                                ffi::Ffi::Bind()                               \
+                                    .Ctx<ffi::ThreadPool>()                    \
+                                    .Arg<ffi::AnyBuffer>() /* x */             \
+                                    .Arg<ffi::AnyBuffer>() /* valid */         \
+                                    .Arg<ffi::AnyBuffer>() /* g */             \
+                                    .Arg<ffi::AnyBuffer>() /* scale */         \
+                                    .Arg<ffi::AnyBuffer>() /* statistics */    \
+                                    .Ret<ffi::AnyBuffer>() /* dx */            \
+                                    .Ret<ffi::AnyBuffer>() /* dscale */        \
+                                    .Ret<ffi::AnyBuffer>() /* dbias */         \
+                                    .Attr<ffi::Span<const int64_t>>("lengths") \
+                                    .Attr<bool>("centred"))
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()  // x
-                                  .Arg<ffi::AnyBuffer>()  // valid
-                                  .Arg<ffi::AnyBuffer>()  // g
-                                  .Arg<ffi::AnyBuffer>()  // scale
-                                  .Arg<ffi::AnyBuffer>()  // statistics
-                                  .Ret<ffi::AnyBuffer>()  // dx
-                                  .Ret<ffi::AnyBuffer>()  // dscale
-                                  .Ret<ffi::AnyBuffer>()  // dbias
-                                  .Attr<ffi::Span<const int64_t>>("lengths")
-                                  .Attr<bool>("centred"));
+BRAINDNORM_FORWARD(braindnorm_forward, false);
+BRAINDNORM_BACKWARD(braindnorm_backward, false);
+BRAINDNORM_FORWARD(braindnorm_forward_columns, true);
+BRAINDNORM_BACKWARD(braindnorm_backward_columns, true);

@@ -1,0 +1,238 @@
+// Columns of matrices: each is normalized by itself, and its elements lie a row apart.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+#include "grid.h"
+#include "lanes.h"
+#include "view.h"
+
+namespace braindnorm {
+
+// How many valid elements the columns have, their mean, and the sum of squared deviations from it. There is one count
+// for all of them, unless a mask has an entry for each element.
+struct Moments {
+  double *count, *mean, *m2;
+};
+
+template <class M>
+constexpr bool kOfEach = std::is_same_v<M, Mask<true>>;
+
+// NaN stays what it is.
+template <class V>
+BRAINDNORM_INLINE inline V nonnegative(V v) {
+  return v < 0 ? V{} : v;
+}
+
+// Chan, Golub and LeVeque 1979.
+template <bool kEach>
+void merge(const Moments &to, const Moments &from, int64_t width) {
+  if constexpr (kEach) {
+    for (int64_t c = 0; c < width; ++c) {
+      if (from.count[c] == 0) continue;
+      const double n = to.count[c] + from.count[c], share = from.count[c] / n, step = from.mean[c] - to.mean[c];
+      const double apart = to.count[c] == 0 ? 0 : step * step * (to.count[c] * share);
+      to.count[c] = n, to.mean[c] += step * share, to.m2[c] += from.m2[c] + apart;
+    }
+  } else if (to.count[0] == 0) {
+    to.count[0] = from.count[0];
+    std::copy_n(from.mean, width, to.mean), std::copy_n(from.m2, width, to.m2);
+  } else if (from.count[0] > 0) {
+    const double n = to.count[0] + from.count[0], share = from.count[0] / n, weight = to.count[0] * share;
+    to.count[0] = n;
+    each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+      const auto step = at.get(from.mean) - at.get(to.mean);
+      at.put(to.mean, at.get(to.mean) + step * share);
+      at.put(to.m2, at.get(to.m2) + at.get(from.m2) + step * step * weight);
+    });
+  }
+}
+
+// Arrays of a tile's width. They are made once a task.
+template <class A>
+class Scratch {
+ public:
+  explicit Scratch(int64_t width) : width_(width), doubles_(new double[6 * width]), own_(new A[4 * width]) {}
+  double *of_double(int i) const { return doubles_.get() + i * width_; }
+  A *operator[](int i) const { return own_.get() + i * width_; }
+  Moments moments() const { return {of_double(3), of_double(4), of_double(5)}; }
+
+ private:
+  int64_t width_;
+  std::unique_ptr<double[]> doubles_;
+  std::unique_ptr<A[]> own_;
+};
+
+// What is kept of each column: an array of each.
+template <class A>
+struct Kept {
+  A *mean, *rest, *rstd, *var, *count;
+  Kept(A *all, const Grid &grid, int64_t item, int64_t column) {
+    all += 5 * item * grid.columns + column;
+    mean = all, rest = mean + grid.columns, rstd = rest + grid.columns, var = rstd + grid.columns,
+    count = var + grid.columns;
+  }
+};
+
+// The moments of a block of rows: the sums are about a mean of their own, so that they keep their digits.
+template <class A, class X, class M>
+void moments_of_rows(const Rows &rows, int64_t width, const X *x, M mask, const Scratch<A> &scratch,
+                     const Moments &found) {
+  A *pivot = scratch[0], *sum = scratch[1], *square = scratch[2], *count = scratch[3];
+  std::fill_n(pivot, width, A(0)), std::fill_n(sum, width, A(0)), std::fill_n(square, width, A(0));
+  if constexpr (kOfEach<M>) std::fill_n(count, width, A(0));
+  at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+      auto all = at.get(pivot);
+      repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+        all += at.keep(mask.from(some.begin[r]), at.get(x + some.begin[r]));
+      });
+      at.put(pivot, all);
+      if constexpr (kOfEach<M>) {
+        auto valid = at.get(count);
+        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+          valid += at.keep(mask.from(some.begin[r]), typename decltype(at)::Value{} + 1);
+        });
+        at.put(count, valid);
+      }
+    });
+  });
+  const A share = A(1) / static_cast<A>(rows.count);
+  if constexpr (kOfEach<M>)
+    for (int64_t c = 0; c < width; ++c) pivot[c] /= std::max(count[c], A(1));
+  else
+    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE { at.put(pivot, at.get(pivot) * share); });
+  at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+      const auto centre = at.get(pivot);
+      auto one = at.get(sum), two = at.get(square);
+      repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+        const auto d = at.keep(mask.from(some.begin[r]), at.get(x + some.begin[r]) - centre);
+        one += d, two += d * d;
+      });
+      at.put(sum, one), at.put(square, two);
+    });
+  });
+  if constexpr (kOfEach<M>) {
+    for (int64_t c = 0; c < width; ++c) {
+      const double n = count[c], left = n > 0 ? sum[c] / n : 0;
+      found.count[c] = n, found.mean[c] = pivot[c] + left, found.m2[c] = nonnegative(square[c] - left * sum[c]);
+    }
+  } else {
+    const double n = rows.count;
+    found.count[0] = n;
+    each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+      const auto all = at.widened(sum), left = all * (1 / n);
+      at.put(found.mean, at.widened(pivot) + left);
+      at.put(found.m2, nonnegative(at.widened(square) - left * all));
+    });
+  }
+}
+
+// The moments of a segment of a tile.
+template <class A, class X, class M>
+void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch, const Moments &found) {
+  std::fill_n(found.count, kOfEach<M> ? part.width : 1, 0.0);
+  std::fill_n(found.mean, part.width, 0.0), std::fill_n(found.m2, part.width, 0.0);
+  for_blocks(part, mask, [&](const Rows &rows, auto within) {
+    const Moments block = {scratch.of_double(0), scratch.of_double(1), scratch.of_double(2)};
+    moments_of_rows(rows, part.width, x, within, scratch, block);
+    merge<kOfEach<M>>(found, block, part.width);
+  });
+}
+
+// The mean is kept in two parts, the second of which is what rounding took from the first.
+template <bool kEach, class A>
+void keep(const Moments &found, int64_t width, A epsilon, const Kept<A> &kept) {
+  each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+    at.narrowed(kept.mean, at.get(found.mean));
+    at.narrowed(kept.rest, at.get(found.mean) - at.widened(kept.mean));
+  });
+  for (int64_t c = 0; c < width; ++c) {
+    const double n = found.count[kEach ? c : 0], variance = found.m2[c] / std::max(n, 1.0);
+    kept.count[c] = static_cast<A>(n), kept.var[c] = static_cast<A>(variance);
+    kept.rstd[c] = rstd_of(variance, epsilon, n);
+  }
+}
+
+// y = (x - mean) * factor + offset
+template <class A, class X, class M>
+void normalize(const Part &part, const X *x, M mask, const Kept<A> &kept, const A *scale, const A *bias, A *y,
+               const Scratch<A> &scratch) {
+  A *factor = scratch[0], *offset = scratch[1];
+  each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+    const auto slope = at.get(kept.rstd) * at.get(scale + part.column);
+    at.put(factor, slope), at.put(offset, at.get(bias + part.column) - at.get(kept.rest) * slope);
+  });
+  clear_masked(part, mask, y);
+  for_blocks(part, mask, [&](const Rows &rows, auto within) {
+    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+        const auto mean = at.get(kept.mean), slope = at.get(factor), shift = at.get(offset);
+        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+          const auto v = (at.get(x + some.begin[r]) - mean) * slope + shift;
+          at.put(y + some.begin[r], at.keep(within.from(some.begin[r]), v));
+        });
+      });
+    });
+  });
+}
+
+// The sums of g, and of g * z, along each column of a segment.
+template <class A, class X, class M>
+void sums_of(const Part &part, const X *x, M mask, const A *g, const Kept<A> &kept, const Scratch<A> &scratch,
+             double *one, double *two) {
+  A *sum = scratch[0], *sum_z = scratch[1];
+  std::fill_n(one, part.width, 0.0), std::fill_n(two, part.width, 0.0);
+  for_blocks(part, mask, [&](const Rows &rows, auto within) {
+    std::fill_n(sum, part.width, A(0)), std::fill_n(sum_z, part.width, A(0));
+    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+        const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
+        auto all = at.get(sum), all_z = at.get(sum_z);
+        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+          const auto valid = within.from(some.begin[r]);
+          const auto z = at.keep(valid, ((at.get(x + some.begin[r]) - mean) - rest) * rstd);
+          const auto seen = at.keep(valid, at.get(g + some.begin[r]));
+          all += seen, all_z += seen * z;
+        });
+        at.put(sum, all), at.put(sum_z, all_z);
+      });
+    });
+    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+      at.put(one, at.get(one) + at.widened(sum)), at.put(two, at.get(two) + at.widened(sum_z));
+    });
+  });
+}
+
+// dx = slope * g - shift - slope_z * z, by the sums along whole columns.
+template <class A, class X, class M>
+void gradient_of(const Part &part, const X *x, M mask, const A *g, const Kept<A> &kept, const A *scale,
+                 const double *one, const double *two, X *dx, const Scratch<A> &scratch) {
+  A *slopes = scratch[0], *slopes_z = scratch[1], *shifts = scratch[2];
+  for (int64_t c = 0; c < part.width; ++c) {
+    const double share = 1 / std::max(static_cast<double>(kept.count[c]), 1.0);
+    slopes[c] = kept.rstd[c] * scale[part.column + c];
+    shifts[c] = slopes[c] * static_cast<A>(one[c] * share), slopes_z[c] = slopes[c] * static_cast<A>(two[c] * share);
+  }
+  clear_masked(part, mask, dx);
+  for_blocks(part, mask, [&](const Rows &rows, auto within) {
+    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+        const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
+        const auto slope = at.get(slopes), slope_z = at.get(slopes_z), shift = at.get(shifts);
+        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+          const auto z = ((at.get(x + some.begin[r]) - mean) - rest) * rstd;
+          const auto d = slope * at.get(g + some.begin[r]) - shift - slope_z * z;
+          at.put(dx + some.begin[r], at.keep(within.from(some.begin[r]), d));
+        });
+      });
+    });
+  });
+}
+
+}  // namespace braindnorm
