@@ -78,70 +78,74 @@ struct Kept {
   }
 };
 
-// The moments of a block of rows: the sums are about a mean of their own, so that they keep their digits.
+// The sums of x - pivot, and of its square, along the columns of a block.
 template <class A, class X, class M>
-void moments_of_rows(const Rows &rows, int64_t width, const X *x, M mask, const Scratch<A> &scratch,
-                     const Moments &found) {
-  A *pivot = scratch[0], *sum = scratch[1], *square = scratch[2], *count = scratch[3];
-  std::fill_n(pivot, width, A(0)), std::fill_n(sum, width, A(0)), std::fill_n(square, width, A(0));
-  if constexpr (kOfEach<M>) std::fill_n(count, width, A(0));
-  at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
-    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
-      auto all = at.get(pivot);
+void sums_about(const Rows &rows, const Part &part, const X *x, M mask, const A *pivot, A *sum, A *square, A *count) {
+  std::fill_n(sum, part.width, A(0)), std::fill_n(square, part.width, A(0));
+  if constexpr (kOfEach<M>) std::fill_n(count, part.width, A(0));
+  at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
+    each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+      const auto centre = at.get(pivot), zero = typename decltype(at)::Value{};
+      auto one = at.get(sum), two = at.get(square), valid = kOfEach<M> ? at.get(count) : zero;
       repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
-        all += at.keep(mask.from(some.begin[r]), at.get(x + some.begin[r]));
-      });
-      at.put(pivot, all);
-      if constexpr (kOfEach<M>) {
-        auto valid = at.get(count);
-        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
-          valid += at.keep(mask.from(some.begin[r]), typename decltype(at)::Value{} + 1);
-        });
-        at.put(count, valid);
-      }
-    });
-  });
-  const A share = A(1) / static_cast<A>(rows.count);
-  if constexpr (kOfEach<M>)
-    for (int64_t c = 0; c < width; ++c) pivot[c] /= std::max(count[c], A(1));
-  else
-    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE { at.put(pivot, at.get(pivot) * share); });
-  at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
-    each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
-      const auto centre = at.get(pivot);
-      auto one = at.get(sum), two = at.get(square);
-      repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
-        const auto d = at.keep(mask.from(some.begin[r]), at.get(x + some.begin[r]) - centre);
+        const auto here = mask.from(some.begin[r]);
+        const auto d = at.keep(here, at.get(x + some.begin[r]) - centre);
         one += d, two += d * d;
+        if constexpr (kOfEach<M>) valid += at.keep(here, zero + 1);
       });
       at.put(sum, one), at.put(square, two);
+      if constexpr (kOfEach<M>) at.put(count, valid);
     });
   });
-  if constexpr (kOfEach<M>) {
-    for (int64_t c = 0; c < width; ++c) {
-      const double n = count[c], left = n > 0 ? sum[c] / n : 0;
-      found.count[c] = n, found.mean[c] = pivot[c] + left, found.m2[c] = nonnegative(square[c] - left * sum[c]);
-    }
-  } else {
-    const double n = rows.count;
-    found.count[0] = n;
-    each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
-      const auto all = at.widened(sum), left = all * (1 / n);
-      at.put(found.mean, at.widened(pivot) + left);
-      at.put(found.m2, nonnegative(at.widened(square) - left * all));
-    });
-  }
 }
 
-// The moments of a segment of a tile.
+// The moments by sums about a pivot. Tells whether a mean is too far from it, two standard deviations, for the sums to
+// have kept their digits; so it is where something is NaN.
+template <bool kEach, class A>
+bool moments_by_sums(const Moments &found, int64_t width, double n, const A *pivot, const A *sum, const A *square,
+                     const A *count) {
+  Sum<double, 1> far;
+  if constexpr (!kEach) found.count[0] = n;
+  const double share = 1 / n;
+  each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+    const auto all = at.widened(sum);
+    auto left = all * share;
+    if constexpr (kEach) {
+      const auto valid = at.widened(count);
+      at.put(found.count, valid), left = all / (valid < 1 ? valid + 1 : valid);
+    }
+    const auto m2 = nonnegative(at.widened(square) - left * all);
+    at.put(found.mean, at.widened(pivot) + left), at.put(found.m2, m2);
+    far.add(at, nonnegative(left * all - 4 * m2));
+  });
+  return !(far.total() <= 0);
+}
+
+// The moments of a segment of a tile. The pivot of a block is the mean of the one before, or of a few rows to begin
+// with; the sums are taken again if that was far off.
 template <class A, class X, class M>
 void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch, const Moments &found) {
-  std::fill_n(found.count, kOfEach<M> ? part.width : 1, 0.0);
-  std::fill_n(found.mean, part.width, 0.0), std::fill_n(found.m2, part.width, 0.0);
+  constexpr bool kEach = kOfEach<M>;
+  A *pivot = scratch[0], *sum = scratch[1], *square = scratch[2], *count = scratch[3];
+  const Moments block = {scratch.of_double(0), scratch.of_double(1), scratch.of_double(2)};
+  const auto take = [&](const Rows &rows, auto within) {
+    sums_about(rows, part, x, within, pivot, sum, square, count);
+    const bool far = moments_by_sums<kEach>(block, part.width, rows.count, pivot, sum, square, count);
+    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.narrowed(pivot, at.get(block.mean)); });
+    return far;
+  };
+  bool first = true;
+  std::fill_n(found.count, kEach ? part.width : 1, 0.0);
+  std::fill_n(found.mean, part.width, 0.0), std::fill_n(found.m2, part.width, 0.0), std::fill_n(pivot, part.width, A(0));
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    const Moments block = {scratch.of_double(0), scratch.of_double(1), scratch.of_double(2)};
-    moments_of_rows(rows, part.width, x, within, scratch, block);
-    merge<kOfEach<M>>(found, block, part.width);
+    if (first) {
+      Rows some = rows;
+      some.count = std::min(rows.count, 8);
+      take(some, within);
+    }
+    for (int tries = 0; take(rows, within) && tries < 2; ++tries) continue;
+    merge<kEach>(found, block, part.width);
+    first = false;
   });
 }
 
@@ -170,7 +174,7 @@ void normalize(const Part &part, const X *x, M mask, const Kept<A> &kept, const 
   });
   clear_masked(part, mask, y);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), slope = at.get(factor), shift = at.get(offset);
         repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
@@ -190,7 +194,7 @@ void sums_of(const Part &part, const X *x, M mask, const A *g, const Kept<A> &ke
   std::fill_n(one, part.width, 0.0), std::fill_n(two, part.width, 0.0);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
     std::fill_n(sum, part.width, A(0)), std::fill_n(sum_z, part.width, A(0));
-    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
         auto all = at.get(sum), all_z = at.get(sum_z);
@@ -221,7 +225,7 @@ void gradient_of(const Part &part, const X *x, M mask, const A *g, const Kept<A>
   }
   clear_masked(part, mask, dx);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    at_once<4>(rows, [&](auto some) BRAINDNORM_INLINE {
+    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
         const auto slope = at.get(slopes), slope_z = at.get(slopes_z), shift = at.get(shifts);

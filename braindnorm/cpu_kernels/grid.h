@@ -17,6 +17,7 @@ constexpr int64_t kDepth = 64;  // as many rows are summed in the arithmetic's o
 // Rows [first, last) of a matrix, and the columns of a tile of it.
 struct Part {
   int64_t item, first, last, column, width, rows, columns;
+  bool cached;  // whether it is in the cache when it is read again, or all along
 
   int64_t row(int64_t r) const { return item * rows + r; }
   int64_t begin(int64_t r) const { return row(r) * columns + column; }
@@ -27,6 +28,7 @@ struct Part {
 // cache from its statistics to its results.
 struct Grid {
   int64_t batch, rows, columns, width, tiles, length, chunks, share, shares;
+  bool cached;
 
   Grid(int64_t b, int64_t r, int64_t c) : batch(b), rows(r), columns(c) {
     const bool few = rows <= 512;
@@ -36,6 +38,7 @@ struct Grid {
     const int64_t least = std::max(int64_t(32768), batch * rows * columns / 64);
     length = few ? rows : std::min(rows, divided(divided(least, width), kDepth) * kDepth);
     chunks = divided(rows, length);
+    cached = few || batch * rows * columns <= 262144;
     share = std::clamp<int64_t>(divided(least, length * width), 1, segments());
     shares = divided(segments(), share);
   }
@@ -44,18 +47,19 @@ struct Grid {
   int64_t tile_width(int64_t tile) const { return std::min(width, columns - tile * width); }
   Part part(int64_t tile, int64_t segment) const {
     const int64_t first = segment % chunks * length;
-    return {segment / chunks, first, std::min(rows, first + length), tile * width, tile_width(tile), rows, columns};
+    return {segment / chunks, first, std::min(rows, first + length), tile * width, tile_width(tile), rows, columns, cached};
   }
 
   static int64_t divided(int64_t n, int64_t by) { return (n + by - 1) / by; }
 };
 
-// Calls run(task, tile, first, last) for the segments of each task.
+// Calls run(tile, first, last) for the segments of each task. A second pass goes back, through what the first one left
+// in the cache.
 template <class Run>
-void for_tasks(ffi::ThreadPool pool, const Grid &grid, const Run &run) {
-  in_parallel(pool, grid.tasks(), [&](int64_t task) {
-    const int64_t first = task % grid.shares * grid.share;
-    run(task, task / grid.shares, first, std::min(grid.segments(), first + grid.share));
+void for_tasks(ffi::ThreadPool pool, const Grid &grid, bool back, const Run &run) {
+  in_parallel(pool, grid.tasks(), [&](int64_t i) {
+    const int64_t task = back ? grid.tasks() - 1 - i : i, first = task % grid.shares * grid.share;
+    run(task / grid.shares, first, std::min(grid.segments(), first + grid.share));
   });
 }
 
@@ -71,12 +75,13 @@ struct Few {
   int64_t begin[kCount];
 };
 
-// Calls body(some) for several rows at once, and for each of those that are left.
-template <int kCount, class Body>
-BRAINDNORM_INLINE inline void at_once(const Rows &rows, const Body &body) {
+// Calls body(some) for four rows at once, if they are in the cache, and for each of those that are left. What comes from
+// memory comes sooner one after another.
+template <class Body>
+BRAINDNORM_INLINE inline void at_once(const Rows &rows, bool cached, const Body &body) {
   int i = 0;
-  for (; i + kCount <= rows.count; i += kCount) {
-    Few<kCount> some;
+  for (; cached && i + 4 <= rows.count; i += 4) {
+    Few<4> some;
     std::memcpy(some.begin, rows.begin + i, sizeof some.begin);
     body(some);
   }

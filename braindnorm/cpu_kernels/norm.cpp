@@ -83,8 +83,8 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
                      const A *bias, A *y, A *saved) {
   const Grid grid(view.batch, view.space, view.parameters());
   constexpr bool kEach = kOfEach<M>;
-  const auto all = [&](const auto &run) {
-    for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+  const auto all = [&](bool back, const auto &run) {
+    for_tasks(pool, grid, back, [&](int64_t tile, int64_t first, int64_t last) {
       const Scratch<A> scratch(grid.width);
       for (int64_t segment = first; segment < last; ++segment) {
         const Part part = grid.part(tile, segment);
@@ -93,7 +93,7 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
     });
   };
   if (grid.chunks == 1) {
-    return all([&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
+    return all(false, [&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
       const Moments found = scratch.moments();
       moments_of(part, x, mask, scratch, found);
       keep<kEach>(found, part.width, epsilon, kept);
@@ -106,7 +106,7 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
     double *here = memory.get() + 3 * n * segment + column;
     return Moments{here, here + n, here + 2 * n};
   };
-  all([&](const Part &part, int64_t segment, const Kept<A> &, const Scratch<A> &scratch) {
+  all(false, [&](const Part &part, int64_t segment, const Kept<A> &, const Scratch<A> &scratch) {
     moments_of(part, x, mask, scratch, moments(segment, part.column));
   });
   for (int64_t segment = 0; segment < grid.segments(); segment += grid.chunks) {
@@ -117,7 +117,7 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
       keep<kEach>(found, part.width, epsilon, Kept<A>(saved, grid, part.item, part.column));
     }
   }
-  all([&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
+  all(true, [&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
     normalize(part, x, mask, kept, scale, bias, y, scratch);
   });
 }
@@ -132,7 +132,7 @@ void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask
   // one sum a task, if nothing else asks for those of a segment
   std::unique_ptr<double[]> memory(new double[2 * n * (whole ? grid.shares : grid.segments())]);
   const auto sums = [&](int64_t i, int64_t column) { return memory.get() + 2 * n * i + column; };
-  for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+  for_tasks(pool, grid, false, [&](int64_t tile, int64_t first, int64_t last) {
     const Scratch<A> scratch(grid.width);
     for (int64_t segment = first; segment < last; ++segment) {
       const Part part = grid.part(tile, segment);
@@ -156,7 +156,7 @@ void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask
   }
   for (int64_t c = 0; c < n; ++c) dbias[c] = static_cast<A>(total[c]), dscale[c] = static_cast<A>(total[n + c]);
   if (whole || !dx) return;
-  for_tasks(pool, grid, [&](int64_t, int64_t tile, int64_t first, int64_t last) {
+  for_tasks(pool, grid, true, [&](int64_t tile, int64_t first, int64_t last) {
     const Scratch<A> scratch(grid.width);
     for (int64_t segment = first; segment < last; ++segment) {
       const Part part = grid.part(tile, segment);
