@@ -83,7 +83,7 @@ template <class A, class X, class M>
 void sums_about(const Rows &rows, const Part &part, const X *x, M mask, const A *pivot, A *sum, A *square, A *count) {
   std::fill_n(sum, part.width, A(0)), std::fill_n(square, part.width, A(0));
   if constexpr (kOfEach<M>) std::fill_n(count, part.width, A(0));
-  at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
+  at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
     each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
       const auto centre = at.get(pivot), zero = typename decltype(at)::Value{};
       auto one = at.get(sum), two = at.get(square), valid = kOfEach<M> ? at.get(count) : zero;
@@ -174,7 +174,7 @@ void normalize(const Part &part, const X *x, M mask, const Kept<A> &kept, const 
   });
   clear_masked(part, mask, y);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
+    at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), slope = at.get(factor), shift = at.get(offset);
         repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
@@ -194,12 +194,13 @@ void sums_of(const Part &part, const X *x, M mask, const A *g, const Kept<A> &ke
   std::fill_n(one, part.width, 0.0), std::fill_n(two, part.width, 0.0);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
     std::fill_n(sum, part.width, A(0)), std::fill_n(sum_z, part.width, A(0));
-    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
+    two_at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
         auto all = at.get(sum), all_z = at.get(sum_z);
         repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
           const auto valid = within.from(some.begin[r]);
+          some.fetch(x + some.begin[r], at.j), some.fetch(g + some.begin[r], at.j);
           const auto z = at.keep(valid, ((at.get(x + some.begin[r]) - mean) - rest) * rstd);
           const auto seen = at.keep(valid, at.get(g + some.begin[r]));
           all += seen, all_z += seen * z;
@@ -225,11 +226,12 @@ void gradient_of(const Part &part, const X *x, M mask, const A *g, const Kept<A>
   }
   clear_masked(part, mask, dx);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    at_once(rows, part.cached, [&](auto some) BRAINDNORM_INLINE {
+    two_at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
         const auto slope = at.get(slopes), slope_z = at.get(slopes_z), shift = at.get(shifts);
         repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+          some.fetch(x + some.begin[r], at.j), some.fetch(g + some.begin[r], at.j);
           const auto z = ((at.get(x + some.begin[r]) - mean) - rest) * rstd;
           const auto d = slope * at.get(g + some.begin[r]) - shift - slope_z * z;
           at.put(dx + some.begin[r], at.keep(within.from(some.begin[r]), d));

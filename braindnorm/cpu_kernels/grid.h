@@ -69,23 +69,42 @@ struct Rows {
   int count = 0;
 };
 
-template <int kCount>
+// Some of them at once. What comes from memory in several rows at once the processor does not foresee: `ahead`, if there
+// is something, says how far before it is to be fetched.
+template <int kCount, bool kFetch = false>
 struct Few {
   static constexpr int count = kCount;
-  int64_t begin[kCount];
+  int64_t begin[kCount], ahead;
+
+  template <class T>
+  BRAINDNORM_INLINE void fetch(const T *row, int64_t j) const {
+    if constexpr (kFetch) __builtin_prefetch(row + j + ahead);
+  }
 };
 
-// Calls body(some) for four rows at once, if they are in the cache, and for each of those that are left. What comes from
-// memory comes sooner one after another.
-template <class Body>
-BRAINDNORM_INLINE inline void at_once(const Rows &rows, bool cached, const Body &body) {
-  int i = 0;
-  for (; cached && i + 4 <= rows.count; i += 4) {
-    Few<4> some;
+template <int kCount, bool kFetch, class Body>
+BRAINDNORM_INLINE inline int each_few(const Rows &rows, int i, int64_t ahead, const Body &body) {
+  for (; i + kCount <= rows.count; i += kCount) {
+    Few<kCount, kFetch> some;
     std::memcpy(some.begin, rows.begin + i, sizeof some.begin);
+    some.ahead = ahead;
     body(some);
   }
-  for (; i < rows.count; ++i) body(Few<1>{{rows.begin[i]}});
+  return i;
+}
+
+// Calls body(some) for four rows at once, if they are in the cache, and for each of those that are left. One array comes
+// from memory sooner row after row.
+template <class Body>
+BRAINDNORM_INLINE inline void at_once(const Rows &rows, const Part &part, const Body &body) {
+  each_few<1, false>(rows, part.cached ? each_few<4, false>(rows, 0, 0, body) : 0, 0, body);
+}
+
+// The same for two arrays, of which four rows are fetched before they are needed.
+template <class Body>
+BRAINDNORM_INLINE inline void two_at_once(const Rows &rows, const Part &part, const Body &body) {
+  const int i = part.cached ? each_few<4, false>(rows, 0, 0, body) : each_few<4, true>(rows, 0, 8 * part.columns, body);
+  each_few<1, false>(rows, i, 0, body);
 }
 
 // Calls body(rows, mask) for blocks of rows with something valid in them. A mask of rows leaves none within them.
