@@ -52,19 +52,19 @@ void merge(const Moments &to, const Moments &from, int64_t width) {
   }
 }
 
-// Arrays of a tile's width. They are made once a task.
+// Arrays of a tile's width, made once a task.
 template <class A>
 class Scratch {
  public:
-  explicit Scratch(int64_t width) : width_(width), doubles_(new double[6 * width]), own_(new A[4 * width]) {}
-  double *of_double(int i) const { return doubles_.get() + i * width_; }
-  A *operator[](int i) const { return own_.get() + i * width_; }
-  Moments moments() const { return {of_double(3), of_double(4), of_double(5)}; }
+  explicit Scratch(int64_t width) : width_(width), memory_(new double[(kDoubles + kOwn) * width]) {}
+  double *of_double(int i) const { return memory_.get() + i * width_; }
+  A *operator[](int i) const { return reinterpret_cast<A *>(memory_.get() + kDoubles * width_) + i * width_; }
+  Moments moments(int first) const { return {of_double(first), of_double(first + 1), of_double(first + 2)}; }
 
  private:
+  static constexpr int kDoubles = 6, kOwn = 4;
   int64_t width_;
-  std::unique_ptr<double[]> doubles_;
-  std::unique_ptr<A[]> own_;
+  std::unique_ptr<double[]> memory_;
 };
 
 // What is kept of each column: an array of each.
@@ -127,7 +127,7 @@ template <class A, class X, class M>
 void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch, const Moments &found) {
   constexpr bool kEach = kOfEach<M>;
   A *pivot = scratch[0], *sum = scratch[1], *square = scratch[2], *count = scratch[3];
-  const Moments block = {scratch.of_double(0), scratch.of_double(1), scratch.of_double(2)};
+  const Moments block = scratch.moments(0);
   const auto take = [&](const Rows &rows, auto within) {
     sums_about(rows, part, x, within, pivot, sum, square, count);
     const bool far = moments_by_sums<kEach>(block, part.width, rows.count, pivot, sum, square, count);
@@ -141,7 +141,8 @@ void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch,
     if (first) {
       Rows some = rows;
       some.count = std::min(rows.count, 8);
-      take(some, within);
+      sums_about(some, part, x, within, pivot, sum, square, count);
+      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.put(pivot, at.get(sum) / A(some.count)); });
     }
     for (int tries = 0; take(rows, within) && tries < 2; ++tries) continue;
     merge<kEach>(found, block, part.width);
@@ -152,15 +153,21 @@ void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch,
 // The mean is kept in two parts, the second of which is what rounding took from the first.
 template <bool kEach, class A>
 void keep(const Moments &found, int64_t width, A epsilon, const Kept<A> &kept) {
+  const double all = found.count[0], share = 1 / std::max(all, 1.0);
   each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+    using V = typename decltype(at)::Value;
     at.narrowed(kept.mean, at.get(found.mean));
     at.narrowed(kept.rest, at.get(found.mean) - at.widened(kept.mean));
+    const auto n = kEach ? at.get(found.count) : V{} + all;
+    at.narrowed(kept.count, n);
+    at.narrowed(kept.var, at.get(found.m2) * (kEach ? 1 / (n < 1 ? V{} + 1 : n) : V{} + share));
   });
-  for (int64_t c = 0; c < width; ++c) {
-    const double n = found.count[kEach ? c : 0], variance = found.m2[c] / std::max(n, 1.0);
-    kept.count[c] = static_cast<A>(n), kept.var[c] = static_cast<A>(variance);
-    kept.rstd[c] = rstd_of(variance, epsilon, n);
-  }
+  each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
+    using V = typename decltype(at)::Value;
+    const auto total = at.get(kept.var) + epsilon;
+    const auto r = 1 / root(total > 0 ? total : V{} + 1);
+    at.put(kept.rstd, total > 0 && at.get(kept.count) > 0 ? r : V{});
+  });
 }
 
 // y = (x - mean) * factor + offset

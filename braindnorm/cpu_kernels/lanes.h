@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -122,6 +123,17 @@ struct Wide {
     return __builtin_convertvector(whole, Words);
   }
 };
+
+// Square roots, of which a compiler makes one instruction.
+template <class V>
+BRAINDNORM_INLINE inline V root(V v) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return std::sqrt(v);
+  } else {
+    for (size_t i = 0; i < sizeof v / sizeof v[0]; ++i) v[i] = std::sqrt(v[i]);
+    return v;
+  }
+}
 
 template <class A>
 struct One {

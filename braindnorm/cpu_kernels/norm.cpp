@@ -94,7 +94,7 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
   };
   if (grid.chunks == 1) {
     return all(false, [&](const Part &part, int64_t, const Kept<A> &kept, const Scratch<A> &scratch) {
-      const Moments found = scratch.moments();
+      const Moments found = scratch.moments(3);
       moments_of(part, x, mask, scratch, found);
       keep<kEach>(found, part.width, epsilon, kept);
       normalize(part, x, mask, kept, scale, bias, y, scratch);

@@ -21,6 +21,7 @@ namespace braindnorm {
 // a task it would end the process.
 template <class Run>
 void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
+  if (chunks == 1) return run(int64_t(0));
   struct State {
     std::atomic<int64_t> next{0}, done{0};
     std::atomic<bool> failed{false};
