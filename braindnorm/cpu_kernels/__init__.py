@@ -189,9 +189,7 @@ def rule_with_moments_for(
     return kernel_norm_with_moments
 
 
-def _can(
-    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
-) -> bool:
+def _can(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None) -> bool:
     return is_constant(x.shape) and in_force() and _choice.fits(plan, x, valid, epsilon, *parameters)
 
 

@@ -17,8 +17,8 @@ from ..units import Shape
 # loop; by itself a norm gains at any size), and where the batch is shorter: its elements are the tasks that the
 # processors share.
 SHORT, SMALL, FEW = 16, 2048, 4
-# Of columns, as few as these are better left to XLA.
-NARROW = 16
+# The same for columns of fewer elements, however many they are.
+LOW = 8
 
 
 class View(NamedTuple):
@@ -52,7 +52,7 @@ def view_of(reduction: Reduction, shape: Shape, parameters: tuple[Shape, ...]) -
         view = _columns(reduction, shape, parameters)
     else:
         view = _rows(reduction, shape, parameters)
-    if view is None or view.space * view.channels * view.tail < SHORT:
+    if view is None or view.space * view.channels * view.tail < (LOW if view.columns else SHORT):
         return None
     return view
 
@@ -87,7 +87,7 @@ def _columns(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) ->
     """Columns of axes that stand before others; parameters may differ along those others."""
     first, after = reduction.axes[0], reduction.axes[-1] + 1
     batch, rows, columns = (math.prod(part) for part in (shape[:first], shape[first:after], shape[after:]))
-    if columns < NARROW or any(len(_without_ones(p)) > len(shape) - after for p in parameters):
+    if any(len(_without_ones(p)) > len(shape) - after for p in parameters):
         return None
     return View(batch, rows, columns, 1, 1, shape[after:], columns=True)
 

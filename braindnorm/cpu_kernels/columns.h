@@ -99,14 +99,12 @@ void sums_about(const Rows &rows, const Part &part, const X *x, M mask, const A 
   });
 }
 
-// The moments by sums about a pivot. Tells whether a mean is too far from it, two standard deviations, for the sums to
-// have kept their digits; so it is where something is NaN.
+// The moments by sums about a pivot.
 template <bool kEach, class A>
-bool moments_by_sums(const Moments &found, int64_t width, double n, const A *pivot, const A *sum, const A *square,
+void moments_by_sums(const Moments &found, int64_t width, double n, const A *pivot, const A *sum, const A *square,
                      const A *count) {
-  Sum<double, 1> far;
-  if constexpr (!kEach) found.count[0] = n;
   const double share = 1 / n;
+  if constexpr (!kEach) found.count[0] = n;
   each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
     const auto all = at.widened(sum);
     auto left = all * share;
@@ -114,37 +112,33 @@ bool moments_by_sums(const Moments &found, int64_t width, double n, const A *piv
       const auto valid = at.widened(count);
       at.put(found.count, valid), left = all / (valid < 1 ? valid + 1 : valid);
     }
-    const auto m2 = nonnegative(at.widened(square) - left * all);
-    at.put(found.mean, at.widened(pivot) + left), at.put(found.m2, m2);
-    far.add(at, nonnegative(left * all - 4 * m2));
+    at.put(found.mean, at.widened(pivot) + left);
+    at.put(found.m2, nonnegative(at.widened(square) - left * all));
   });
-  return !(far.total() <= 0);
 }
 
-// The moments of a segment of a tile. The pivot of a block is the mean of the one before, or of a few rows to begin
-// with; the sums are taken again if that was far off.
+// The moments of a segment of a tile. The pivot of a block is the mean of the one before it, or to begin with that of a
+// few rows: a mean that is far from those of the same column tells of a variance as large. Where a mask has an entry for
+// each element, a column may have nothing valid in them, and each block has a pivot of its own.
 template <class A, class X, class M>
 void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch, const Moments &found) {
   constexpr bool kEach = kOfEach<M>;
   A *pivot = scratch[0], *sum = scratch[1], *square = scratch[2], *count = scratch[3];
   const Moments block = scratch.moments(0);
-  const auto take = [&](const Rows &rows, auto within) {
-    sums_about(rows, part, x, within, pivot, sum, square, count);
-    const bool far = moments_by_sums<kEach>(block, part.width, rows.count, pivot, sum, square, count);
-    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.narrowed(pivot, at.get(block.mean)); });
-    return far;
-  };
   bool first = true;
   std::fill_n(found.count, kEach ? part.width : 1, 0.0);
-  std::fill_n(found.mean, part.width, 0.0), std::fill_n(found.m2, part.width, 0.0), std::fill_n(pivot, part.width, A(0));
+  std::fill_n(found.mean, part.width, 0.0), std::fill_n(found.m2, part.width, 0.0);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    if (first) {
+    if (kEach || first) {
       Rows some = rows;
-      some.count = std::min(rows.count, 8);
+      some.count = kEach ? rows.count : std::min(rows.count, 8);
+      std::fill_n(pivot, part.width, A(0));
       sums_about(some, part, x, within, pivot, sum, square, count);
-      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.put(pivot, at.get(sum) / A(some.count)); });
+      moments_by_sums<kEach>(block, part.width, some.count, pivot, sum, square, count);
     }
-    for (int tries = 0; take(rows, within) && tries < 2; ++tries) continue;
+    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.narrowed(pivot, at.get(block.mean)); });
+    sums_about(rows, part, x, within, pivot, sum, square, count);
+    moments_by_sums<kEach>(block, part.width, rows.count, pivot, sum, square, count);
     merge<kEach>(found, block, part.width);
     first = false;
   });
