@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from .._numerics.plan import Plan
 from ..units import Mantissa
 from ._placement import can_be_alike
-from ._view import are_columns as are_columns
 from ._view import view_of
 
 SWITCHED_OFF = os.environ.get("BRAINDNORM_KERNELS", "").strip() == "0"

@@ -16,12 +16,22 @@ from .._numerics.shapes import Centre, Mask, Parameter, Values
 from ..units import Dtype, Mantissa, Shape
 from ._library import target
 from ._placement import alike
-from ._view import View, are_columns, gather_statistics, is_worth_it, mask_of, spread_statistics, view_of
+from ._view import (
+    View,
+    are_columns,
+    gather_statistics,
+    is_worth_it,
+    mask_of,
+    split_statistics,
+    spread_statistics,
+    view_of,
+)
 from ._with_kernel import WithKernel
 
 # x and the mask; epsilon, scale and bias
 Inputs = tuple[jax.Array, Mask]
 Constants = tuple[jax.Array, jax.Array, jax.Array]
+Operands = tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array]
 # x, the mask, what is kept of the statistics, and a tangent or a cotangent of x
 Kept = tuple[jax.Array, Mask, jax.Array, jax.Array]
 # the scale, and the tangents of epsilon, scale and bias
@@ -43,7 +53,7 @@ def kernel_norm_with_moments(
 
 def _whole_operands(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
-) -> tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array]:
+) -> Operands:
     """Return what the kernels take."""
     view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
@@ -66,16 +76,12 @@ def _normalized(plan: Plan, x: Values, valid: Mask, epsilon: jax.Array, scale: j
 
 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
-def _normalized_jvp(
-    plan: Plan, primals: tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array], tangents: Sequence[Any]
-) -> tuple[jax.Array, jax.Array]:
+def _normalized_jvp(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
     y, _, dy = _with_tangent(plan, primals, tangents)
     return y, dy
 
 
-def _with_tangent(
-    plan: Plan, primals: tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array], tangents: Sequence[Any]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _with_tangent(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return y, what is kept of the statistics, and the tangent of y."""
     x, valid, epsilon, scale, bias = primals
     y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
@@ -94,7 +100,7 @@ def _normalized_with_moments(
 
 @functools.partial(_normalized_with_moments.defjvp, symbolic_zeros=True)
 def _normalized_with_moments_jvp(
-    plan: Plan, primals: tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array], tangents: Sequence[Any]
+    plan: Plan, primals: Operands, tangents: Sequence[Any]
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     y, kept, dy = _with_tangent(plan, primals, tangents)
     moments = _moments(plan, kept, *primals[:2])
@@ -103,7 +109,7 @@ def _normalized_with_moments_jvp(
 
 def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> tuple[jax.Array, ...]:
     """Return the count, the mean and the variance of each column."""
-    mean, rest, _, var, count = _parts(plan, kept, x.ndim)
+    mean, rest, _, var, count = split_statistics(plan.reduction, kept, x.ndim)
     return local_count(x.shape, None, plan.reduction, plan.dtype) if valid is None else count, mean + rest, var
 
 
@@ -121,14 +127,8 @@ def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
 
 def _statistics(plan: Plan, kept: jax.Array, ndim: int) -> tuple[Centre, jax.Array]:
     """Return the parts of the mean and r, which are kept in one array: a loop then carries one."""
-    mean, rest, r = _parts(plan, kept, ndim)[:3]
+    mean, rest, r = split_statistics(plan.reduction, kept, ndim)[:3]
     return (mean, rest) if plan.centred else (), r
-
-
-def _parts(plan: Plan, kept: jax.Array, ndim: int) -> list[jax.Array]:
-    if not are_columns(plan.reduction, ndim):
-        return [kept[..., i] for i in range(kept.shape[-1])]
-    return jnp.split(kept, kept.shape[plan.reduction.axes[0]], plan.reduction.axes[0])
 
 
 def _kernel_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:

@@ -124,6 +124,13 @@ def spread_statistics(view: View, reduction: Reduction, shape: Shape, v: jax.Arr
     return (v if reduction.channel_axis is None else jnp.repeat(v, view.channels, axis=0)).reshape(*kept, v.shape[-1])
 
 
+def split_statistics(reduction: Reduction, v: jax.Array, ndim: int) -> list[jax.Array]:
+    """Return each of the statistics, for an x of as many axes, with its reduced axes kept."""
+    if not are_columns(reduction, ndim):
+        return [v[..., i] for i in range(v.shape[-1])]
+    return jnp.split(v, v.shape[reduction.axes[0]], reduction.axes[0])
+
+
 def gather_statistics(view: View, reduction: Reduction, v: jax.Array) -> jax.Array:
     """Return them as the kernels have them."""
     if view.columns:

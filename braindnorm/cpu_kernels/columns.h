@@ -118,8 +118,8 @@ void moments_by_sums(const Moments &found, int64_t width, double n, const A *piv
 }
 
 // The moments of a segment of a tile. The pivot of a block is the mean of the one before it, or to begin with that of a
-// few rows: a mean that is far from those of the same column tells of a variance as large. Where a mask has an entry for
-// each element, a column may have nothing valid in them, and each block has a pivot of its own.
+// few rows: if that is far off, the variance of the column is as large. Where a mask has an entry for each element, a
+// column may have nothing valid in those, and each block has a pivot of its own.
 template <class A, class X, class M>
 void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch, const Moments &found) {
   constexpr bool kEach = kOfEach<M>;
@@ -160,7 +160,7 @@ void keep(const Moments &found, int64_t width, A epsilon, const Kept<A> &kept) {
     using V = typename decltype(at)::Value;
     const auto total = at.get(kept.var) + epsilon;
     const auto r = 1 / root(total > 0 ? total : V{} + 1);
-    at.put(kept.rstd, total > 0 && at.get(kept.count) > 0 ? r : V{});
+    at.put(kept.rstd, (total > 0) & (at.get(kept.count) > 0) ? r : V{});
   });
 }
 

@@ -47,7 +47,8 @@ struct Grid {
   int64_t tile_width(int64_t tile) const { return std::min(width, columns - tile * width); }
   Part part(int64_t tile, int64_t segment) const {
     const int64_t first = segment % chunks * length;
-    return {segment / chunks, first, std::min(rows, first + length), tile * width, tile_width(tile), rows, columns, cached};
+    const int64_t last = std::min(rows, first + length);
+    return {segment / chunks, first, last, tile * width, tile_width(tile), rows, columns, cached};
   }
 
   static int64_t divided(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -69,8 +70,8 @@ struct Rows {
   int count = 0;
 };
 
-// Some of them at once. What comes from memory in several rows at once the processor does not foresee: `ahead`, if there
-// is something, says how far before it is to be fetched.
+// Some of them at once. The processor does not foresee what comes from memory in several rows at once: it is fetched so
+// far `ahead`.
 template <int kCount, bool kFetch = false>
 struct Few {
   static constexpr int count = kCount;
