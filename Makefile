@@ -38,7 +38,7 @@ demo-receptor: .venv/.stamp-examples ## predict the spikes of an auditory recept
 demo-vowels: .venv/.stamp-examples ## tell speakers apart by padded utterances, and fold the network (6 minutes, at first from the network)
 	.venv/bin/python examples/vowels.py $(ARGS)
 
-demo-fashion: .venv-interop/.stamp ## train a convolutional spiking network on images, here and in spikingjelly (long: 15 minutes; needs the data)
+demo-fashion: .venv-interop/.stamp ## train a convolutional spiking network on images, here and in spikingjelly (5 minutes; needs the data)
 	.venv-interop/bin/python examples/fashion.py $(ARGS)
 
 demo-multi: .venv/.stamp-examples ## train one network on several processes (1 minute)

@@ -15,7 +15,8 @@ def built(network: Network) -> torch.nn.Sequential:
         convolution = layer.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False)
         convolution.weight.data = torch.from_numpy(weight)
         cell = neuron.LIFNode(tau=TAU, v_reset=None, surrogate_function=surrogate.ATan(SLOPE))
-        norm = layer.ThresholdDependentBatchNorm2d(1.0, 1.0, weight.shape[0])
+        tdbn = layer.ThresholdDependentBatchNorm2d(1.0, 1.0, weight.shape[0])
+        norm = torch.nn.Identity() if block.norm is None else tdbn
         parts += [convolution, norm, cell, layer.AvgPool2d(2)]
     readout = torch.nn.Linear(*network.readout.in_size, data.CLASSES)
     readout.weight.data = torch.from_numpy(_channels_first(network))

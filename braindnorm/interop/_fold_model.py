@@ -12,6 +12,7 @@ from ..layers._module import NormModule
 from ._fold_neuron import is_lif
 from ._fold_synapses import SYNAPSES
 from ._line import line_of
+from ._packages import check_model
 from ._replace import Left, at, is_norm
 from ._swap import Path, swap
 from .fold import fold_norm
@@ -71,7 +72,7 @@ def fold_norms(model: Module) -> Folded:
     Raises
     ------
     OptionError
-        If the model is itself a norm.
+        If the model is itself a norm, or a model of torch or another package.
 
     Notes
     -----
@@ -95,6 +96,7 @@ def fold_norms(model: Module) -> Folded:
     >>> [type(layer).__name__ for layer in net.layers]
     ['Linear', 'Linear', 'LayerNorm']
     """
+    check_model(model, brainstate.graph.nodes(model).values())
     if _is_norm(model):
         raise OptionError(
             f"the model is itself a {type(model).__name__}, which has nothing beside it. Write fold_norm(layer, norm)."

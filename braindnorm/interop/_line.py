@@ -13,6 +13,8 @@ from ..layers._affine import is_plain
 from ..units import Mantissa, QuantityLike, Shape, Unit
 from ._batch_norm import BATCH_NORMS
 from ._common import Foreign, refuse, unknown
+from ._packages import check_ours
+from ._replace import is_norm
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 # what normalizes by the input at hand, in evaluation too: by class names, brainstate's included
@@ -103,6 +105,8 @@ def _check(norm: Foreign) -> None:
                 "takes its statistics from each input, in evaluation too, so no fixed weights do the same",
                 "Keep it in the model, or train with BatchNorm, which is a fixed scale and offset in evaluation.",
             )
+        if is_norm(norm):
+            check_ours(norm)
         unknown(norm, [norm.__name__ for norm in BATCH_NORMS])
     if not norm.track_running_stats:
         remedy = "Build the norm with track_running_stats=True, and train it."

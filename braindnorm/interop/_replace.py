@@ -9,6 +9,7 @@ import brainstate
 
 from ..errors import OptionError, named
 from ..layers._module import NormModule
+from ._packages import check_model
 from ._swap import Path, Swap, swap
 from .brainstate import KINDS_THERE, from_brainstate
 
@@ -69,7 +70,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     Raises
     ------
     OptionError
-        If the model is itself a norm, which has no place to be replaced in.
+        If the model is itself a norm, which has no place to be replaced in, or is a model of torch or another package.
     NormError
         As our layers raise them, for a wrong option; the model is then as it was.
 
@@ -106,6 +107,7 @@ def replace_norms(model: brainstate.nn.Module, **options: Any) -> Replaced:
     new: dict[int, brainstate.nn.Module] = {}
     states: dict[int, Any] = {}
     nodes = brainstate.graph.nodes(model)
+    check_model(model, nodes.values())
     for module in nodes.values():
         if type(module) in originals:
             layer = new[id(module)] = from_brainstate(module, **options)

@@ -9,6 +9,7 @@ from ..errors import named
 from ._common import Foreign, refuse
 from ._fold_model import _fold_sequence
 from ._nir_nodes import Writer
+from ._packages import check_model
 
 __all__ = ["to_nir"]
 
@@ -46,6 +47,8 @@ def to_nir(model: Module) -> Any:
     ConversionError
         For a norm that does not fold, with the reason; for a layer, or an option of one (``spk_reset='soft'``), that
         NIR has no node for.
+    OptionError
+        If it is a model of torch or another package.
     PackageError
         If nir is not installed.
 
@@ -58,6 +61,7 @@ def to_nir(model: Module) -> Any:
     ----------
     .. [1] Pedersen, J. E. et al. (2024). Neuromorphic intermediate representation. Nature Communications 15, 8122.
     """
+    check_model(model, ())
     writer = Writer(package("nir"))
     layers = _chain(model)
     reasons: dict[int, str] = {}

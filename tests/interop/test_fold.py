@@ -263,6 +263,12 @@ def test_norms_that_depend_on_the_input() -> None:
         refused(message, norm, linear())
 
 
+def test_a_norm_of_brainstate_is_converted_first() -> None:
+    message = r"fold_norm: BatchNorm0d is a norm of brainstate, .* braindnorm\.interop\.from_brainstate\(norm\); or all"
+    refused(message, linear(), brainstate.nn.BatchNorm0d(4))
+    refused(message, brainstate.nn.BatchNorm0d(4), linear())
+
+
 def test_a_batch_norm_with_a_memory_evaluates_without_it() -> None:
     norm, layer = drawn(BatchNorm(4, epsilon=EPSILON)), linear()
     for folded in (fold_norm(layer, OverTime(norm)), fold_norm(layer, norm)):

@@ -68,7 +68,7 @@ def test_what_is_left_and_why() -> None:
         Sequential(brainpy.state.LIF(4), trained(4)): "stands beside no layer of a Sequential that takes a norm",
         Sequential(Own()): "stands beside no layer of a Sequential that takes a norm",
         Sequential(linear, OverTime(LayerNorm(4))): "OverTime takes its statistics from each input",
-        Sequential(linear, brainstate.nn.BatchNorm0d((4,))): "takes BatchNorm, ",
+        Sequential(linear, brainstate.nn.BatchNorm0d((4,))): "BatchNorm0d is a norm of brainstate",
         Sequential(trained(4), conv): "Conv1d adds zeros around",
         Sequential(linear, trained(4, unit=u.mV)): "the bias of Linear is in 1",
     }
