@@ -46,7 +46,7 @@ def kernel_norm(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Pa
 
 def kernel_norm_with_moments(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
-) -> tuple[jax.Array, ...]:
+) -> Results:
     """Return y of columns, and their count, mean and variance, which carry no gradient."""
     return _normalized_with_moments(plan, *_whole_operands(plan, x, valid, epsilon, scale, bias))
 
@@ -93,21 +93,19 @@ def _with_tangent(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tup
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _normalized_with_moments(
     plan: Plan, x: Values, valid: Mask, epsilon: jax.Array, scale: jax.Array, bias: jax.Array
-) -> tuple[jax.Array, ...]:
+) -> Results:
     y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
     return y, *_moments(plan, kept, x, valid)
 
 
 @functools.partial(_normalized_with_moments.defjvp, symbolic_zeros=True)
-def _normalized_with_moments_jvp(
-    plan: Plan, primals: Operands, tangents: Sequence[Any]
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+def _normalized_with_moments_jvp(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[Results, Results]:
     y, kept, dy = _with_tangent(plan, primals, tangents)
     moments = _moments(plan, kept, *primals[:2])
     return (y, *moments), (dy, *map(jnp.zeros_like, moments))
 
 
-def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> tuple[jax.Array, ...]:
+def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> Results:
     """Return the count, the mean and the variance of each column."""
     mean, rest, _, var, count = split_statistics(plan.reduction, kept, x.ndim)
     return local_count(x.shape, None, plan.reduction, plan.dtype) if valid is None else count, mean + rest, var
