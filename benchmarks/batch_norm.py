@@ -58,7 +58,8 @@ def loop(rounds: int, steps: int) -> Iterator[Row]:
     drive = jax.random.normal(jax.random.key(1), (steps, *LOOP))
     for way in ("forward", "BPTT"):
         runs = {
-            key: _network(f) if way == "forward" else jax.grad(_network(f)) for key, (f, _, _) in contenders.items()
+            key: _network(f) if way == "forward" else jax.grad(_network(f), (0, 2), has_aux=True)
+            for key, (f, _, _) in contenders.items()
         }
         calls = {key: forward(run, *contenders[key][1:], weight, drive) for key, run in runs.items()}
         times = interleaved(calls, max(3, rounds // 4))
@@ -67,14 +68,17 @@ def loop(rounds: int, steps: int) -> Iterator[Row]:
 
 
 def _network(norm: Callable[..., Any]) -> Callable[..., Any]:
-    def run(p: Any, kept: Any, weight: jax.Array, drive: jax.Array) -> jax.Array:
+    """Return a function that gives the loss, and what is kept at the end."""
+
+    def run(p: Any, kept: Any, weight: jax.Array, drive: jax.Array) -> tuple[jax.Array, Any]:
         def step(carry: Any, current: jax.Array) -> Any:
             v, kept = carry
             spikes = jax.nn.sigmoid(4 * (v - 1))
             y, kept = norm(p, kept, current + spikes @ weight)
             return (0.9 * v + y - spikes, kept), jnp.mean(spikes)
 
-        return jnp.sum(jax.lax.scan(step, (jnp.zeros(drive.shape[1:]), kept), drive)[1])
+        (_, after), rates = jax.lax.scan(step, (jnp.zeros(drive.shape[1:]), kept), drive)
+        return jnp.sum(rates), after
 
     return run
 

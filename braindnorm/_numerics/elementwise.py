@@ -13,17 +13,20 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 
 from ..units import Mantissa
-from .fused import Plan, Primals, fused_norm_with_moments, statistics_with_variance, value
+from .fused import Count, Plan, Primals, statistics_with_variance, value
+from .moments import local_count
 from .shapes import Mask, Parameter, Statistic, Values
 
 Rule = Callable[..., Any]
 
 
 @functools.cache
-def elementwise(rule: Rule) -> Rule:
-    """Return a rule with the same values (by a kernel, too), whose statistics are constants to every derivative."""
+def elementwise(rule: Rule, *, moments: bool = False) -> Rule:
+    """Return a rule with the same values (by a kernel, too), whose statistics are constants to every derivative.
+
+    With `moments` it returns those too.
+    """
     norm = jax.custom_jvp(rule, nondiff_argnums=(0,))
-    several = rule is fused_norm_with_moments
 
     def jvp(plan: Plan, primals: Primals, tangents: Sequence[object]) -> tuple[object, object]:
         moving = [i for i, t in enumerate(tangents) if i != _VALID and not isinstance(t, SymbolicZero | None)]
@@ -33,7 +36,7 @@ def elementwise(rule: Rule) -> Rule:
             for i, v in zip(moving, some, strict=True):
                 arguments[i] = v
             outputs = _by_constants(plan.with_derivatives(), *arguments)
-            return outputs if several else outputs[0]
+            return outputs if moments else outputs[0]
 
         return jax.jvp(of_some, [primals[i] for i in moving], [tangents[i] for i in moving])
 
@@ -46,7 +49,8 @@ _VALID = 1  # the place of the mask among the arguments
 
 def _by_constants(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
-) -> tuple[Values, Statistic | None, Statistic]:
-    """Return y, the mean and the variance, by statistics of an `x` that is held."""
+) -> tuple[Values, Count, Statistic | None, Statistic]:
+    """Return y, the count, the mean and the variance, by statistics of an `x` that is held."""
     centre, r, var = statistics_with_variance(plan, jax.lax.stop_gradient(x), valid, epsilon)
-    return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]) if centre else None, var
+    count = local_count(x.shape, valid, plan.reduction, plan.dtype)
+    return value(plan, x, valid, scale, bias, centre, r), count, sum(centre[1:], centre[0]) if centre else None, var

@@ -32,8 +32,8 @@ Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
 # of what fused_norm takes; what is None has no tangent
 Primals = tuple[jax.Array, Mask, Mantissa, Parameter, Parameter]
 Tangents = tuple[jax.Array, object, jax.Array, Parameter, Parameter]
-# y, the mean and the variance
-Triple = tuple[jax.Array, jax.Array, jax.Array]
+# y, the count, the mean and the variance
+WithMoments = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 # x, the mask, the mean, r and the scale
 Kept = tuple[jax.Array, Mask, Centre, jax.Array, Parameter]
 
@@ -57,22 +57,24 @@ def _fused_norm_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple[j
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def fused_norm_with_moments(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
-) -> tuple[Values, Statistic, Statistic]:
-    """Return y as :func:`fused_norm` does, and the mean and the variance that it was made with, without a gradient."""
+) -> tuple[Values, Count, Statistic, Statistic]:
+    """Return y as :func:`fused_norm` does, and the count, the mean and the variance, without a gradient."""
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
-    return value(plan, x, valid, scale, bias, centre, r), sum(centre[1:], centre[0]), var
+    count = local_count(x.shape, valid, plan.reduction, plan.dtype)
+    return value(plan, x, valid, scale, bias, centre, r), count, sum(centre[1:], centre[0]), var
 
 
 @fused_norm_with_moments.defjvp
-def _with_moments_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple[Triple, Triple]:
+def _with_moments_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple[WithMoments, WithMoments]:
     x, valid, epsilon, scale, bias = primals
     plan = plan.with_derivatives()
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
-    mean = sum(centre[1:], centre[0])
+    moments = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0]), var
     y = value(plan, x, valid, scale, bias, centre, r)
     dx, _, deps, dscale, dbias = tangents
     dy = tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias))
-    return (y, mean, var), (dy, jnp.zeros_like(mean), jnp.zeros_like(var))
+    count, mean, var = map(jnp.zeros_like, moments)
+    return (y, *moments), (dy, count, mean, var)
 
 
 def value(

@@ -1,9 +1,10 @@
-"""Kernels in C++ for LayerNorm, RMSNorm and GroupNorm on a CPU: about half of the time of plain JAX.
+"""Kernels in C++ for LayerNorm, RMSNorm, GroupNorm and BatchNorm on a CPU: about half of the time of plain JAX.
 
 On Linux with an x86-64 processor of the last ten years they come with the package, and the norms use them where they
-fit: programs for one device (or the local part of a ``shard_map``), float32, float64 or
-bfloat16 in the arithmetic of their own width, statistics over trailing axes or groups of channels, with a mask or
-without. Everything else, every derivative but the first in reverse mode, and every other machine goes by plain JAX.
+fit: programs for one device (or the local part of a ``shard_map``), float32, float64 or bfloat16 in the arithmetic of
+their own width, statistics over trailing axes, over leading ones (a batch norm in training) or groups of channels, with
+a mask or without. Everything else, every derivative but the first in reverse mode, and every other machine goes by
+plain JAX.
 Which it is, is decided when a program is lowered, so one that is exported or divided among devices has none in it.
 
 `status` says whether they are in use, and why not::
@@ -29,6 +30,7 @@ from .._numerics.plan import Plan
 from ..errors import PackageError
 from ..units import Mantissa
 from . import _choice
+from ._view import are_columns
 
 __all__ = ["Status", "disable", "disabled", "enable", "enabled", "status"]
 
@@ -171,11 +173,26 @@ def rule_for(
 
     It starts JAX's backend. Sizes that are symbols go the plain way.
     """
-    if not is_constant(x.shape) or not in_force() or not _choice.fits(plan, x, valid, epsilon, *parameters):
+    if not _can(plan, x, valid, epsilon, *parameters):
         return None
     from ._rule import kernel_norm
 
     return kernel_norm
+
+
+def rule_with_moments_for(
+    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+) -> Callable[..., tuple[jax.Array, ...]] | None:
+    """Return the same for the rule that returns the moments too, which is there for columns alone."""
+    if not are_columns(plan.reduction, x.ndim) or not _can(plan, x, valid, epsilon, *parameters):
+        return None
+    from ._rule import kernel_norm_with_moments
+
+    return kernel_norm_with_moments
+
+
+def _can(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None) -> bool:
+    return is_constant(x.shape) and in_force() and _choice.fits(plan, x, valid, epsilon, *parameters)
 
 
 def _reason() -> str | None:

@@ -33,4 +33,5 @@ def fits(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *
     if jax.sharding.get_abstract_mesh().manual_axes and not can_be_alike((x, *arrays)):
         return False
     shapes = tuple(parameter.shape for parameter in parameters if parameter is not None)
-    return view_of(plan.reduction, x.shape, shapes) is not None
+    view = view_of(plan.reduction, x.shape, shapes)
+    return view is not None and (plan.centred or not view.columns)

@@ -14,10 +14,15 @@ from ._cache import is_whole, private_folder, replacing
 from ._compiler import compile_library, compiler, fingerprint
 from ._processor import missing_instructions
 
-HANDLERS = ("braindnorm_forward", "braindnorm_backward")
+HANDLERS = (
+    "braindnorm_forward",
+    "braindnorm_backward",
+    "braindnorm_forward_columns",
+    "braindnorm_backward_columns",
+)
 # Of what the handlers take and return. It is a part of the names by which programs call them: JAX keeps compiled
 # programs in files, and a program of an earlier release must not find a handler that it does not know how to call.
-VERSION = 2
+VERSION = 3
 
 FOLDER = _build.INSTALLED  # where an installation puts its library
 _lock = threading.Lock()

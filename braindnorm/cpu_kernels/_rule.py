@@ -10,17 +10,28 @@ from jax.custom_derivatives import SymbolicZero
 from jax.interpreters import ad
 
 from .._numerics import fused
+from .._numerics.moments import local_count
 from .._numerics.plan import Plan
 from .._numerics.shapes import Centre, Mask, Parameter, Values
 from ..units import Dtype, Mantissa, Shape
 from ._library import target
 from ._placement import alike
-from ._view import View, gather_statistics, is_worth_it, mask_of, spread_statistics, view_of
+from ._view import (
+    View,
+    are_columns,
+    gather_statistics,
+    is_worth_it,
+    mask_of,
+    split_statistics,
+    spread_statistics,
+    view_of,
+)
 from ._with_kernel import WithKernel
 
 # x and the mask; epsilon, scale and bias
 Inputs = tuple[jax.Array, Mask]
 Constants = tuple[jax.Array, jax.Array, jax.Array]
+Operands = tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array]
 # x, the mask, what is kept of the statistics, and a tangent or a cotangent of x
 Kept = tuple[jax.Array, Mask, jax.Array, jax.Array]
 # the scale, and the tangents of epsilon, scale and bias
@@ -30,11 +41,25 @@ Results = tuple[jax.Array, ...]
 
 def kernel_norm(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter) -> Values:
     """Return y, in the arithmetic dtype; 0 where it is not valid."""
+    return _normalized(plan, *_whole_operands(plan, x, valid, epsilon, scale, bias))
+
+
+def kernel_norm_with_moments(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> Results:
+    """Return y of columns, and their count, mean and variance, which carry no gradient."""
+    return _normalized_with_moments(plan, *_whole_operands(plan, x, valid, epsilon, scale, bias))
+
+
+def _whole_operands(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> Operands:
+    """Return what the kernels take."""
     view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
     operands = [v for v in (x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias) if v is not None]
     x, *mask, epsilon, scale, bias = alike(operands, operands)
-    return _normalized(plan, x, mask[0] if mask else None, epsilon, scale, bias)
+    return x, mask[0] if mask else None, epsilon, scale, bias
 
 
 def _whole(view: View, parameter: Parameter, absent: float, dtype: Dtype) -> jax.Array:
@@ -51,28 +76,56 @@ def _normalized(plan: Plan, x: Values, valid: Mask, epsilon: jax.Array, scale: j
 
 
 @functools.partial(_normalized.defjvp, symbolic_zeros=True)
-def _normalized_jvp(
-    plan: Plan, primals: tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array], tangents: Sequence[Any]
-) -> tuple[jax.Array, jax.Array]:
+def _normalized_jvp(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+    y, _, dy = _with_tangent(plan, primals, tangents)
+    return y, dy
+
+
+def _with_tangent(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return y, what is kept of the statistics, and the tangent of y."""
     x, valid, epsilon, scale, bias = primals
     y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
     dx, _, deps, dscale, dbias = (None if isinstance(t, SymbolicZero) else t for t in tangents)
     dx = jnp.zeros_like(x) if dx is None else dx
-    return y, _tangent(plan, (x, valid, kept, dx), (scale, deps, dscale, dbias))[0]
+    return y, kept, _tangent(plan, (x, valid, kept, dx), (scale, deps, dscale, dbias))[0]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _normalized_with_moments(
+    plan: Plan, x: Values, valid: Mask, epsilon: jax.Array, scale: jax.Array, bias: jax.Array
+) -> Results:
+    y, kept = _value(plan, (x, valid), (epsilon, scale, bias))
+    return y, *_moments(plan, kept, x, valid)
+
+
+@functools.partial(_normalized_with_moments.defjvp, symbolic_zeros=True)
+def _normalized_with_moments_jvp(plan: Plan, primals: Operands, tangents: Sequence[Any]) -> tuple[Results, Results]:
+    y, kept, dy = _with_tangent(plan, primals, tangents)
+    moments = _moments(plan, kept, *primals[:2])
+    return (y, *moments), (dy, *map(jnp.zeros_like, moments))
+
+
+def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> Results:
+    """Return the count, the mean and the variance of each column."""
+    mean, rest, _, var, count = split_statistics(plan.reduction, kept, x.ndim)
+    return local_count(x.shape, None, plan.reduction, plan.dtype) if valid is None else count, mean + rest, var
 
 
 def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     (x, valid), (epsilon, scale, bias) = rows, shared
     plan = plan.with_derivatives()
-    centre, r = fused.statistics(plan, x, valid, epsilon)
+    centre, r, var = fused.statistics_with_variance(plan, x, valid, epsilon)
     y = fused.value(plan, x, valid, scale, bias, centre, r)
-    absent = [jnp.zeros_like(r)] * (2 - len(centre))
-    return y, jnp.stack([*centre, *absent, r], -1)
+    parts = [*centre, *[jnp.zeros_like(r)] * (2 - len(centre)), r]
+    if not are_columns(plan.reduction, x.ndim):
+        return y, jnp.stack(parts, -1)
+    count = local_count(x.shape, valid, plan.reduction, plan.dtype)
+    return y, jnp.concatenate([*parts, var, jnp.broadcast_to(count, var.shape)], plan.reduction.axes[0])
 
 
-def _statistics(plan: Plan, kept: jax.Array) -> tuple[Centre, jax.Array]:
+def _statistics(plan: Plan, kept: jax.Array, ndim: int) -> tuple[Centre, jax.Array]:
     """Return the parts of the mean and r, which are kept in one array: a loop then carries one."""
-    mean, rest, r = (kept[..., i] for i in range(3))
+    mean, rest, r = split_statistics(plan.reduction, kept, ndim)[:3]
     return (mean, rest) if plan.centred else (), r
 
 
@@ -81,7 +134,8 @@ def _kernel_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     view = _seen(plan, x.shape, (scale.shape,))
     if not is_worth_it(view, x.shape):
         return _plain_value(plan, rows, shared)
-    results = [jax.ShapeDtypeStruct(shape, plan.dtype) for shape in (x.shape, (view.batch * view.groups, 3))]
+    statistics = (view.batch, 5, view.groups) if view.columns else (view.batch * view.groups, 3)
+    results = [jax.ShapeDtypeStruct(shape, plan.dtype) for shape in (x.shape, statistics)]
     y, kept = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
     return y, spread_statistics(view, plan.reduction, x.shape, kept)
 
@@ -99,7 +153,7 @@ def _kernel_value_alone(plan: Plan, rows: Inputs, shared: Constants) -> Results:
 
 def _plain_tangent(plan: Plan, rows: Kept, shared: Moving) -> Results:
     (x, valid, kept, dx), (scale, deps, dscale, dbias) = rows, shared
-    centre, r = _statistics(plan, kept)
+    centre, r = _statistics(plan, kept, x.ndim)
     deps = jnp.zeros((), plan.dtype) if deps is None else deps
     return (fused.tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias)),)
 
@@ -130,7 +184,7 @@ def _gradient_by_kernel(plan: Plan, rows: Kept, shared: tuple[jax.Array], *, of_
         return ()
     shapes = ((x.shape if of_x else (0,), x.dtype), *[(scale.shape, scale.dtype)] * 2)
     results = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    statistics = gather_statistics(plan.reduction, kept)
+    statistics = gather_statistics(view, plan.reduction, kept)
     return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, statistics)
 
 
@@ -143,6 +197,7 @@ def _call(
     valid: Mask,
     *others: jax.Array,
 ) -> Results:
+    name = f"{name}_columns" if view.columns else name
     call: Callable[..., Sequence[jax.Array]] = jax.ffi.ffi_call(target(name), results)
     operands = alike((x, mask_of(view, plan.reduction, x.shape, valid), *others), (x, *others))
     return tuple(alike(call(*operands, lengths=view.lengths, centred=plan.centred), operands))

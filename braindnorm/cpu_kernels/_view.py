@@ -17,13 +17,16 @@ from ..units import Shape
 # loop; by itself a norm gains at any size), and where the batch is shorter: its elements are the tasks that the
 # processors share.
 SHORT, SMALL, FEW = 16, 2048, 4
+# The same for columns of fewer elements, however many they are.
+LOW = 8
 
 
 class View(NamedTuple):
     """An array as [batch][space][groups][channels][tail], one of space and tail being 1.
 
     Statistics run over space, channels and tail. There is one scale and one bias for each channel of each group, in
-    arrays of shape `parameter`.
+    arrays of shape `parameter`. Where the groups are columns, which lie apart, each is one channel, and what is kept
+    of them are arrays of five numbers each: the mean, its rest, r, the variance and the count.
     """
 
     batch: int
@@ -32,6 +35,7 @@ class View(NamedTuple):
     channels: int
     tail: int
     parameter: Shape
+    columns: bool = False
 
     @property
     def lengths(self) -> np.ndarray:
@@ -42,9 +46,13 @@ class View(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def view_of(reduction: Reduction, shape: Shape, parameters: tuple[Shape, ...]) -> View | None:
     """Return how the kernels see an array of this shape with parameters of these; None if they cannot."""
-    way = _rows if reduction.channel_axis is None else _channels
-    view = way(reduction, shape, parameters)
-    if view is None or view.space * view.channels * view.tail < SHORT:
+    if reduction.channel_axis is not None:
+        view = _channels(reduction, shape, parameters)
+    elif are_columns(reduction, len(shape)):
+        view = _columns(reduction, shape, parameters)
+    else:
+        view = _rows(reduction, shape, parameters)
+    if view is None or view.space * view.channels * view.tail < (LOW if view.columns else SHORT):
         return None
     return view
 
@@ -54,7 +62,7 @@ def is_worth_it(view: View, shape: Sequence[int]) -> bool:
 
     Of nothing it never is: an axis that ``vmap`` adds may have length 0.
     """
-    return math.prod(shape) > SMALL and view.batch >= FEW
+    return math.prod(shape) > SMALL and (view.columns or view.batch >= FEW)
 
 
 def _rows(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
@@ -66,6 +74,22 @@ def _rows(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> Vi
     row = len(shape) - len(reduction.axes)
     lengths = [math.prod(part) for part in (shape[:first], shape[first:row], shape[row:])]
     return View(lengths[0], 1, lengths[1], lengths[2], 1, shape[first:])
+
+
+def are_columns(reduction: Reduction, ndim: int) -> bool:
+    """Tell whether groups are columns: their elements lie apart, with those of others between them."""
+    axes = reduction.axes
+    together = bool(axes) and axes == tuple(range(axes[0], axes[-1] + 1))
+    return reduction.channel_axis is None and together and axes[-1] < ndim - 1
+
+
+def _columns(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
+    """Columns of axes that stand before others; parameters may differ along those others."""
+    first, after = reduction.axes[0], reduction.axes[-1] + 1
+    batch, rows, columns = (math.prod(part) for part in (shape[:first], shape[first:after], shape[after:]))
+    if any(len(_without_ones(p)) > len(shape) - after for p in parameters):
+        return None
+    return View(batch, rows, columns, 1, 1, shape[after:], columns=True)
 
 
 def _channels(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
@@ -89,13 +113,28 @@ def _without_ones(shape: Shape) -> Shape:
 
 
 def spread_statistics(view: View, reduction: Reduction, shape: Shape, v: jax.Array) -> jax.Array:
-    """Return the statistics, of which the kernels have some a group, along x with its reduced axes kept."""
+    """Return the statistics, of which the kernels have some a group, along x with its reduced axes kept.
+
+    They stand in one more axis, at the end; those of columns in the first of the reduced axes.
+    """
     kept = [1 if axis in reduction.axes else n for axis, n in enumerate(shape)]
+    if view.columns:
+        kept[reduction.axes[0]] = v.shape[1]
+        return v.reshape(kept)
     return (v if reduction.channel_axis is None else jnp.repeat(v, view.channels, axis=0)).reshape(*kept, v.shape[-1])
 
 
-def gather_statistics(reduction: Reduction, v: jax.Array) -> jax.Array:
+def split_statistics(reduction: Reduction, v: jax.Array, ndim: int) -> list[jax.Array]:
+    """Return each of the statistics, for an x of as many axes, with its reduced axes kept."""
+    if not are_columns(reduction, ndim):
+        return [v[..., i] for i in range(v.shape[-1])]
+    return jnp.split(v, v.shape[reduction.axes[0]], reduction.axes[0])
+
+
+def gather_statistics(view: View, reduction: Reduction, v: jax.Array) -> jax.Array:
     """Return them as the kernels have them."""
+    if view.columns:
+        return v.reshape(view.batch, -1, view.groups)
     one = v if reduction.channel_axis is None else one_of_each_group(v, reduction.channel_axis, reduction.num_groups)
     return one.reshape(-1, v.shape[-1])
 
@@ -104,6 +143,10 @@ def mask_of(view: View, reduction: Reduction, shape: Shape, valid: jax.Array | N
     """Return a mask as the kernels read it: an entry for each row if it holds for whole rows, else for each element."""
     if valid is None:
         return jnp.zeros(0, bool)
+    if view.columns:
+        after = reduction.axes[-1] + 1
+        of_rows = set(valid.shape[after:]) == {1}
+        return jnp.broadcast_to(valid, (*shape[:after], *valid.shape[after:]) if of_rows else shape)
     if view.space > 1 or not whole_groups(reduction, valid.shape):
         return jnp.broadcast_to(valid, shape)
     kept = [1 if axis in (*reduction.axes, reduction.channel_axis) else n for axis, n in enumerate(shape)]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -94,6 +95,15 @@ struct Wide {
     return reinterpret_cast<Value>(__builtin_convertvector(raw(&p->bits), Words) << 16);
   }
   BRAINDNORM_INLINE void put(A *p, Value v) const { std::memcpy(p + j, &v, sizeof v); }
+  template <class T>
+  BRAINDNORM_INLINE Value widened(const T *p) const {
+    return __builtin_convertvector(raw(p), Value);
+  }
+  template <class T>
+  BRAINDNORM_INLINE void narrowed(T *p, Value v) const {
+    const auto narrow = __builtin_convertvector(v, Vector<T, kLanes<A>>);
+    std::memcpy(p + j, &narrow, sizeof narrow);
+  }
   BRAINDNORM_INLINE void put(BFloat16 *p, Value v) const {
     const Words wide = reinterpret_cast<Words>(v), nan = reinterpret_cast<Words>((wide & 0x7fffffff) > 0x7f800000);
     const Words nearest = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // ties to even
@@ -114,6 +124,17 @@ struct Wide {
   }
 };
 
+// Square roots, of which a compiler makes one instruction.
+template <class V>
+BRAINDNORM_INLINE inline V root(V v) {
+  if constexpr (std::is_arithmetic_v<V>) {
+    return std::sqrt(v);
+  } else {
+    for (size_t i = 0; i < sizeof v / sizeof v[0]; ++i) v[i] = std::sqrt(v[i]);
+    return v;
+  }
+}
+
 template <class A>
 struct One {
   using Value = A;
@@ -122,6 +143,14 @@ struct One {
   A get(const A *p) const { return p[j]; }
   A get(const BFloat16 *p) const { return __builtin_bit_cast(float, static_cast<uint32_t>(p[j].bits) << 16); }
   void put(A *p, A v) const { p[j] = v; }
+  template <class T>
+  A widened(const T *p) const {
+    return static_cast<A>(p[j]);
+  }
+  template <class T>
+  void narrowed(T *p, A v) const {
+    p[j] = static_cast<T>(v);
+  }
   void put(BFloat16 *p, A v) const {
     const uint32_t wide = __builtin_bit_cast(uint32_t, v), nearest = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
     p[j].bits = static_cast<uint16_t>((wide & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : nearest);

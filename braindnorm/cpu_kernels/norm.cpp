@@ -1,56 +1,21 @@
-// Layer, RMS and group norm for XLA on a CPU: the value, and the gradient of a cotangent.
+// Norms of rows, of groups over space and of columns for XLA on a CPU: the value, and the gradient of a cotangent.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <exception>
-#include <memory>
 #include <new>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
+#include "matrices.h"
+#include "parallel.h"
 #include "rows.h"
 #include "slabs.h"
 #include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
-
 namespace braindnorm {
 namespace {
-
-// Runs `run(chunk)` for each chunk, here and on XLA's own threads. It waits for no task that has not begun, so threads
-// that are busy elsewhere delay nothing. What a chunk throws is thrown here, when no thread is at work any more: out of
-// a task it would end the process.
-template <class Run>
-void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-    std::atomic<bool> failed{false};
-    std::exception_ptr error;
-  };
-  auto state = std::make_shared<State>();
-  const Run *job = &run;
-  auto work = [state, job, chunks] {
-    for (int64_t chunk; (chunk = state->next.fetch_add(1)) < chunks;) {
-      try {
-        if (!state->failed) (*job)(chunk);
-      } catch (...) {
-        if (!state->failed.exchange(true)) state->error = std::current_exception();
-      }
-      state->done.fetch_add(1, std::memory_order_release);
-    }
-  };
-  try {
-    for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
-  } catch (const std::bad_alloc &) {
-    // fewer threads share the work
-  }
-  work();
-  while (state->done.load(std::memory_order_acquire) < chunks) std::this_thread::yield();
-  if (state->failed) std::rethrow_exception(state->error);
-}
 
 // Calls run(chunk, first, last) for the items of each chunk, which has `size` of them.
 template <class Run>
@@ -61,8 +26,9 @@ void for_chunks(ffi::ThreadPool pool, const View &view, int64_t size, const Run 
 }
 
 template <class A, class X, class M>
-void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
-             const A *bias, A *y, const Saved<A> &saved) {
+void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
+                    const A *bias, A *y, A *statistics) {
+  const Saved<A> saved{statistics};
   const int64_t n = view.row();
   for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
     if (view.space == 1) {
@@ -83,8 +49,9 @@ void forward(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsil
 // Every chunk has sums of its own for the parameters, which are added in the order of the chunks: the result does not
 // depend on which thread did what. It has some rows at least, so that these sums cost little.
 template <class A, class X, class M>
-void backward(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
-              const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
+void backward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
+                     A *statistics, X *dx, A *dscale, A *dbias) {
+  const Saved<A> saved{statistics};
   const int64_t n = view.parameters(), size = view.items_in_chunk(8 * n), chunks = (view.items() + size - 1) / size;
   std::vector<A> parts(2 * n * (chunks - 1));
   std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
@@ -135,13 +102,14 @@ T *data(ffi::AnyBuffer buffer) {
 
 // Calls body(mask) with a mask of elements, of rows, or none: `valid` has an entry for each, or no entry at all.
 template <class Body>
-void with_mask(const View &view, ffi::AnyBuffer valid, const Body &body) {
-  const int64_t entries = valid.element_count();
-  if (entries == 0) body(Mask<false>{nullptr});
-  else if (view.space == 1 && entries == view.items()) body(RowMask{data<uint8_t>(valid)});
+void with_mask(ffi::AnyBuffer valid, bool of_rows, const Body &body) {
+  if (valid.element_count() == 0) body(Mask<false>{nullptr});
+  else if (of_rows) body(RowMask{data<uint8_t>(valid)});
   else body(Mask<true>{data<uint8_t>(valid)});
 }
 
+// Of rows or slabs, or of columns.
+template <bool kColumns>
 ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer epsilon,
                    ffi::AnyBuffer scale, ffi::AnyBuffer bias, ffi::Result<ffi::AnyBuffer> y,
                    ffi::Result<ffi::AnyBuffer> statistics, ffi::Span<const int64_t> lengths, bool centred) {
@@ -149,16 +117,18 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid,
   return with_types(view, epsilon.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(*statistics)};
     const auto run = [&](auto mask) {
-      forward<A, X>(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y), saved);
+      const auto forward = kColumns ? forward_columns<A, X, decltype(mask)> : forward_groups<A, X, decltype(mask)>;
+      forward(pool, view, data<X>(x), mask, *data<A>(epsilon), data<A>(scale), data<A>(bias), data<A>(*y),
+              data<A>(*statistics));
     };
-    with_mask(view, valid, run);
+    with_mask(valid, static_cast<int64_t>(valid.element_count()) == view.rows(kColumns), run);
     return ffi::Error::Success();
   });
 }
 
 // A dx of no elements is not computed.
+template <bool kColumns>
 ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid, ffi::AnyBuffer g,
                     ffi::AnyBuffer scale, ffi::AnyBuffer statistics, ffi::Result<ffi::AnyBuffer> dx,
                     ffi::Result<ffi::AnyBuffer> dscale, ffi::Result<ffi::AnyBuffer> dbias,
@@ -167,13 +137,13 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid
   return with_types(view, g.element_type(), x.element_type(), [&](auto a, auto b) {
     using A = decltype(a);
     using X = decltype(b);
-    const Saved<A> saved{data<A>(statistics)};
     X *found = dx->element_count() ? data<X>(*dx) : nullptr;
     const auto run = [&](auto mask) {
-      backward<A, X>(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), saved, found, data<A>(*dscale),
-                     data<A>(*dbias));
+      const auto backward = kColumns ? backward_columns<A, X, decltype(mask)> : backward_groups<A, X, decltype(mask)>;
+      backward(pool, view, data<X>(x), mask, data<A>(g), data<A>(scale), data<A>(statistics), found, data<A>(*dscale),
+               data<A>(*dbias));
     };
-    with_mask(view, valid, run);
+    with_mask(valid, static_cast<int64_t>(valid.element_count()) == view.rows(kColumns), run);
     return ffi::Error::Success();
   });
 }
@@ -181,29 +151,35 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer valid
 }  // namespace
 }  // namespace braindnorm
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_forward, braindnorm::Forward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()  // x
-                                  .Arg<ffi::AnyBuffer>()  // valid
-                                  .Arg<ffi::AnyBuffer>()  // epsilon
-                                  .Arg<ffi::AnyBuffer>()  // scale
-                                  .Arg<ffi::AnyBuffer>()  // bias
-                                  .Ret<ffi::AnyBuffer>()  // y
-                                  .Ret<ffi::AnyBuffer>()  // statistics
-                                  .Attr<ffi::Span<const int64_t>>("lengths")
-                                  .Attr<bool>("centred"));
+#define BRAINDNORM_FORWARD(name, columns)                                      \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, braindnorm::Forward<columns>,            \
+                                ffi::Ffi::Bind()                               \
+                                    .Ctx<ffi::ThreadPool>()                    \
+                                    .Arg<ffi::AnyBuffer>() /* x */             \
+                                    .Arg<ffi::AnyBuffer>() /* valid */         \
+                                    .Arg<ffi::AnyBuffer>() /* epsilon */       \
+                                    .Arg<ffi::AnyBuffer>() /* scale */         \
+                                    .Arg<ffi::AnyBuffer>() /* bias */          \
+                                    .Ret<ffi::AnyBuffer>() /* y */             \
+                                    .Ret<ffi::AnyBuffer>() /* statistics */    \
+                                    .Attr<ffi::Span<const int64_t>>("lengths") \
+                                    .Attr<bool>("centred"))
+#define BRAINDNORM_BACKWARD(name, columns)                                     \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, braindnorm::Backward<columns>,           \
+                                ffi::Ffi::Bind()                               \
+                                    .Ctx<ffi::ThreadPool>()                    \
+                                    .Arg<ffi::AnyBuffer>() /* x */             \
+                                    .Arg<ffi::AnyBuffer>() /* valid */         \
+                                    .Arg<ffi::AnyBuffer>() /* g */             \
+                                    .Arg<ffi::AnyBuffer>() /* scale */         \
+                                    .Arg<ffi::AnyBuffer>() /* statistics */    \
+                                    .Ret<ffi::AnyBuffer>() /* dx */            \
+                                    .Ret<ffi::AnyBuffer>() /* dscale */        \
+                                    .Ret<ffi::AnyBuffer>() /* dbias */         \
+                                    .Attr<ffi::Span<const int64_t>>("lengths") \
+                                    .Attr<bool>("centred"))
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(braindnorm_backward, braindnorm::Backward,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<ffi::AnyBuffer>()  // x
-                                  .Arg<ffi::AnyBuffer>()  // valid
-                                  .Arg<ffi::AnyBuffer>()  // g
-                                  .Arg<ffi::AnyBuffer>()  // scale
-                                  .Arg<ffi::AnyBuffer>()  // statistics
-                                  .Ret<ffi::AnyBuffer>()  // dx
-                                  .Ret<ffi::AnyBuffer>()  // dscale
-                                  .Ret<ffi::AnyBuffer>()  // dbias
-                                  .Attr<ffi::Span<const int64_t>>("lengths")
-                                  .Attr<bool>("centred"));
+BRAINDNORM_FORWARD(braindnorm_forward, false);
+BRAINDNORM_BACKWARD(braindnorm_backward, false);
+BRAINDNORM_FORWARD(braindnorm_forward_columns, true);
+BRAINDNORM_BACKWARD(braindnorm_backward_columns, true);

@@ -11,7 +11,7 @@ from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
-from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
+from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
 from ..units import Dtype, Mantissa
@@ -89,9 +89,10 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     """Return z * scale + bias as :func:`standardize` does, and the moments."""
     fitted = _fused_parameters(entry, spec)
     if _local(entry.x, spec):
-        arguments = _arguments(entry.x, entry.valid, spec, entry.dtype, *fitted)
-        y, mean, var = _compiled(_rule(fused_norm_with_moments, spec), *arguments)
-        count = local_count(entry.x.shape, entry.valid, spec.reduction, entry.dtype)
+        plan, *arguments = _arguments(entry.x, entry.valid, spec, entry.dtype, *fitted)
+        rule = cpu_kernels.rule_with_moments_for(plan, entry.x, entry.valid, spec.epsilon, *fitted)
+        rule = _rule(rule or fused_norm_with_moments, spec, moments=True)
+        y, count, mean, var = _compiled(rule, plan, *arguments)
     else:
         y, moments = _plain_form(entry.x, entry.valid, spec, entry.dtype, *fitted)
         count, mean, var = moments.count, moments.mean, moments.var
@@ -186,8 +187,8 @@ def _fused(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: P
     return y.reshape(shape) if split else y
 
 
-def _rule(rule: Callable[..., R], spec: Standardization) -> Callable[..., R]:
-    return elementwise(rule) if spec.constant else rule
+def _rule(rule: Callable[..., R], spec: Standardization, *, moments: bool = False) -> Callable[..., R]:
+    return elementwise(rule, moments=moments) if spec.constant else rule
 
 
 def _arguments(

@@ -116,6 +116,8 @@ extern "C" XLA_FFI_Error* braindnorm_forward(XLA_FFI_CallFrame* frame) {
   return nullptr;
 }
 extern "C" XLA_FFI_Error* braindnorm_backward(XLA_FFI_CallFrame* frame) { return braindnorm_forward(frame); }
+extern "C" XLA_FFI_Error* braindnorm_forward_columns(XLA_FFI_CallFrame* frame) { return braindnorm_forward(frame); }
+extern "C" XLA_FFI_Error* braindnorm_backward_columns(XLA_FFI_CallFrame* frame) { return braindnorm_forward(frame); }
 """
 
 

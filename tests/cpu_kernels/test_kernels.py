@@ -53,6 +53,7 @@ CASES: dict[str, tuple[tuple[Any, Any], tuple[int, ...], tuple[int, ...]]] = {
         (3, 24, 9, 15),
         (24, 1, 1),
     ),
+    "columns of matrices": (over("layer_norm", reduction_axes=1), (3, 30, 24), (24,)),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 MASKS = ("none", "rows", "elements")
@@ -72,8 +73,8 @@ def arguments(case: str, mask: str = "none") -> tuple[Any, Any, list[Any], Any, 
 
 
 def kernels_of(f: Callable[..., Any], *args: Any) -> list[str]:
-    """Return the kernels that a compiled f would call."""
-    return re.findall(r"@braindnorm_(\w+)_v\d+\(", jax.jit(f).lower(*args).as_text())
+    """Return the kernels that a compiled f would call, of whatever they are."""
+    return re.findall(r"@braindnorm_(forward|backward)\w*_v\d+\(", jax.jit(f).lower(*args).as_text())
 
 
 def close(found: Any, wanted: Any, tolerance: float) -> None:
@@ -330,8 +331,9 @@ def test_it_keeps_x_and_three_numbers_a_row() -> None:
 
 
 LEFT_ALONE: dict[str, Callable[[Any], Any]] = {
-    "a leading axis": partial(functional.layer_norm, reduction_axes=0),
-    "an axis between": partial(functional.layer_norm, reduction_axes=1),
+    "columns that are not centred": partial(functional.rms_norm, reduction_axes=0),
+    "parameters along columns": lambda x: functional.layer_norm(x, jnp.ones((6, 1)), reduction_axes=1),
+    "moments of rows": lambda x: functional.batch_norm(x, feature_axis=0)[0],
     "axes apart": partial(functional.layer_norm, reduction_axes=(0, 2)),
     "channels between": partial(functional.group_norm, num_groups=2, feature_axis=1, reduction_axes=(0, 2)),
     "normalized padding": lambda x: functional.layer_norm(x, mask=x > 0, masked_output="normalize"),
@@ -356,8 +358,12 @@ def test_small_arrays_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     close(functional.layer_norm(x), reference.layer_norm(x), 2e-6)
 
 
-def test_short_rows_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_rows_and_columns_are_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_view, "SHORT", 16)
+    monkeypatch.setattr(_view, "LOW", 8)
     _view.view_of.cache_clear()
     assert kernels_of(functional.layer_norm, jnp.ones((6000, 15))) == []
     assert kernels_of(functional.layer_norm, jnp.ones((6000, 16))) == ["forward"]
+    of_columns = partial(functional.layer_norm, reduction_axes=0)
+    assert kernels_of(of_columns, jnp.ones((7, 600))) == []
+    assert kernels_of(of_columns, jnp.ones((8, 600))) == ["forward"]

@@ -18,14 +18,14 @@ from tests.support.kernels import needs_compiler
 
 pytestmark = needs_compiler
 
-HANDLERS = {"braindnorm_forward", "braindnorm_backward"}
+HANDLERS = {f"braindnorm_{name}" for name in ("forward", "backward", "forward_columns", "backward_columns")}
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A library with two handlers that do nothing: it is kept and opened as the real one is."""
+    """A library with handlers that do nothing: it is kept and opened as the real one is."""
     source, library = tmp_path / "small.cpp", tmp_path / "small.so"
-    source.write_text('extern "C" { void braindnorm_forward() {} void braindnorm_backward() {} }\n')
+    source.write_text("".join(f'extern "C" void {name}() {{}}\n' for name in sorted(HANDLERS)))
     compiler = shlex.split(os.environ.get("CXX") or "c++")
     subprocess.run([*compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     return library

@@ -19,6 +19,7 @@ def kernels() -> Iterator[None]:
     """Use the kernels, where XLA would be as fast too: that they are right does not depend on it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_view, "SHORT", 1)
+        patch.setattr(_view, "LOW", 1)
         patch.setattr(_view, "SMALL", 0)
         patch.setattr(_view, "FEW", 1)
         patch.setattr(cpu_kernels, "_off", False)

@@ -12,6 +12,8 @@
 
 extern "C" XLA_FFI_Error *braindnorm_forward(XLA_FFI_CallFrame *);
 extern "C" XLA_FFI_Error *braindnorm_backward(XLA_FFI_CallFrame *);
+extern "C" XLA_FFI_Error *braindnorm_forward_columns(XLA_FFI_CallFrame *);
+extern "C" XLA_FFI_Error *braindnorm_backward_columns(XLA_FFI_CallFrame *);
 
 namespace {
 
@@ -29,6 +31,11 @@ struct Case {
   Masked masked;
   bool centred;
   int64_t shift;  // of all arrays, in elements, from where they are aligned
+  bool columns;   // each group is a column of `space` elements
+
+  // How many elements a mask of rows has one entry for.
+  int64_t row() const { return columns ? shape.groups : shape.channels * shape.tail; }
+  int64_t entries(int64_t n) const { return masked == Masked::kNot ? 0 : masked == Masked::kRows ? n / row() : n; }
 };
 
 double read(const Buffer &buffer, int64_t i) {
@@ -76,8 +83,8 @@ class Trial {
         parameters(of.shape.groups * of.shape.channels), items(of.shape.batch * of.shape.groups),
         x(c.x, {n}, c.shift), g(c.arithmetic, {n}, c.shift), scale(c.arithmetic, {parameters}, c.shift),
         bias(c.arithmetic, {parameters}, c.shift), epsilon(c.arithmetic, {}, 0),
-        valid(XLA_FFI_DataType_PRED, {c.masked == Masked::kNot ? 0 : c.masked == Masked::kRows ? items : n}, c.shift),
-        y(c.arithmetic, {n}, c.shift), kept(c.arithmetic, {items, 3}, c.shift), dx(c.x, {n}, c.shift),
+        valid(XLA_FFI_DataType_PRED, {c.entries(n)}, c.shift),
+        y(c.arithmetic, {n}, c.shift), kept(c.arithmetic, {items, c.columns ? 5 : 3}, c.shift), dx(c.x, {n}, c.shift),
         dscale(c.arithmetic, {parameters}, c.shift), dbias(c.arithmetic, {parameters}, c.shift),
         none(c.x, {0}, 0) {
     std::normal_distribution<double> normal;
@@ -93,6 +100,8 @@ class Trial {
   }
 
   void run() {
+    const auto forward = c.columns ? braindnorm_forward_columns : braindnorm_forward;
+    const auto backward = c.columns ? braindnorm_backward_columns : braindnorm_backward;
     std::vector<std::vector<uint8_t>> first;
     for (int threads = 1; threads <= 7; ++threads) {
       runtime::Pool pool(threads);
@@ -100,12 +109,12 @@ class Trial {
       for (Buffer *result : {&y, &kept, &dx, &dscale, &dbias}) result->forget();
       const Shape &s = c.shape;
       const std::vector<int64_t> lengths{s.batch, s.space, s.groups, s.channels, s.tail};
-      said(runtime::call(braindnorm_forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept}, lengths, c.centred));
-      said(runtime::call(braindnorm_backward, {&x, &valid, &g, &scale, &kept}, {&dx, &dscale, &dbias}, lengths, c.centred));
+      said(runtime::call(forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept}, lengths, c.centred));
+      said(runtime::call(backward, {&x, &valid, &g, &scale, &kept}, {&dx, &dscale, &dbias}, lengths, c.centred));
       std::vector<std::vector<uint8_t>> found;
       for (Buffer *result : {&y, &kept, &dx, &dscale, &dbias}) found.push_back(result->content());
       dscale.forget(), dbias.forget();
-      said(runtime::call(braindnorm_backward, {&x, &valid, &g, &scale, &kept}, {&none, &dscale, &dbias}, lengths, c.centred));
+      said(runtime::call(backward, {&x, &valid, &g, &scale, &kept}, {&none, &dscale, &dbias}, lengths, c.centred));
       if (dscale.content() != found[3] || dbias.content() != found[4]) fail(c, "without dx the others differ");
       for (Buffer *buffer : {&x, &g, &scale, &bias, &valid, &y, &kept, &dx, &dscale, &dbias})
         if (!buffer->intact()) fail(c, "something was written in front of an array");
@@ -117,7 +126,7 @@ class Trial {
  private:
   bool is_valid(int64_t i) const {
     if (c.masked == Masked::kNot) return true;
-    return valid.as<uint8_t>()[c.masked == Masked::kRows ? i / (c.shape.channels * c.shape.tail) : i];
+    return valid.as<uint8_t>()[c.masked == Masked::kRows ? i / c.row() : i];
   }
   void said(const std::string &complaint) const {
     if (!complaint.empty()) fail(c, complaint);
@@ -142,7 +151,13 @@ class Trial {
       mean = c.centred && count > 0 ? mean / count : 0;
       for (int64_t i : members)
         if (is_valid(i)) square += (read(x, i) - mean) * (read(x, i) - mean);
-      const double r = count > 0 ? 1 / std::sqrt(square / count + read(epsilon, 0)) : 0;
+      const double var = square / std::max(count, 1.0), r = count > 0 ? 1 / std::sqrt(var + read(epsilon, 0)) : 0;
+      if (c.columns) {  // an array each of the mean, its rest, r, the variance and the count
+        const auto moment = [&](int64_t k) { return read(kept, (5 * b + k) * s.groups + group); };
+        expect(c, "the mean", moment(0) + moment(1), mean, exact);
+        expect(c, "the variance", moment(3), var, exact * (1 + var));
+        expect(c, "the count", moment(4), count, 0);
+      }
       for (size_t m = 0; m < members.size(); ++m) {
         const int64_t i = members[m], k = channels[m];
         if (!is_valid(i)) continue;
@@ -180,6 +195,13 @@ const Shape kShapes[] = {
     {20, 30, 3, 33, 1}, {2, 900, 4, 8, 1},  {1, 1500, 16, 1, 1}, {1, 5000, 1, 5, 1},
 };
 
+// As many rows, and columns, as several tasks share; tiles; several matrices.
+const Shape kColumns[] = {
+    {1, 1, 1, 1, 1},       {2, 1, 9, 1, 1},    {3, 64, 128, 1, 1},  {1, 65, 17, 1, 1},
+    {1, 4, 5000, 1, 1},    {2, 300, 250, 1, 1}, {1, 513, 33, 1, 1},  {2, 1300, 40, 1, 1},
+    {1, 700, 1100, 1, 1},  {300, 30, 20, 1, 1}, {1, 5000, 16, 1, 1},
+};
+
 }  // namespace
 
 int main() {
@@ -195,8 +217,14 @@ int main() {
       for (Masked masked : {Masked::kNot, Masked::kRows, Masked::kElements})
         for (bool centred : {true, false}) {
           if (shape.space > 1 && (masked == Masked::kRows || !centred)) continue;  // there are no such
-          Trial({shape, x, arithmetic, masked, centred, static_cast<int64_t>(random() % 4)}, random).run();
+          Trial({shape, x, arithmetic, masked, centred, static_cast<int64_t>(random() % 4), false}, random).run();
           ++trials;
         }
+  for (const Shape &shape : kColumns)
+    for (const auto &[x, arithmetic] : kinds)
+      for (Masked masked : {Masked::kNot, Masked::kRows, Masked::kElements}) {
+        Trial({shape, x, arithmetic, masked, true, static_cast<int64_t>(random() % 4), true}, random).run();
+        ++trials;
+      }
   std::printf("%ld cases, each with 1 to 7 threads: nothing found\n", trials);
 }
