@@ -69,8 +69,9 @@ def no_derivative(primitive: Primitive) -> None:
     """Register nothing: no gradient ever gets here."""
 
 
-def _shape(shape: Shape, _: Shape, *, reduction: Reduction) -> Shape:
-    return kept_shape(shape, axes=reduction.axes)
+def _shape(x: Shape, valid: Shape, *, reduction: Reduction) -> Shape:
+    # lanes may differ in their masks alone
+    return kept_shape(tuple(m if n == 1 else n for n, m in zip(x, valid, strict=True)), axes=reduction.axes)
 
 
 _centre = Deferred("centre", _of_all, _of_some, shape=_shape, batch=_batch, differentiate=no_derivative)

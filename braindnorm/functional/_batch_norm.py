@@ -15,7 +15,7 @@ from ._arguments import norm_function
 from ._enter import OPTIONS, Entry, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
-from ._standardize import Observed, standardization, standardize_and_keep, standardize_by
+from ._standardize import Observed, is_zeroed, standardization, standardize_and_keep, standardize_by
 from ._statistics import Statistics
 
 
@@ -97,7 +97,7 @@ def batch_norm(
     observed = Observed(*whole_axis(*observed, reduction))
     count, mean, var = (v.reshape(v.shape[min(kept, default=ndim) :]) for v in observed)
     statistics = Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))
-    return leave(y, entry), statistics
+    return leave(y, entry, zeroed=is_zeroed(entry, spec)), statistics
 
 
 @named("update_running")

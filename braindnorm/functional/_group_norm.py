@@ -11,7 +11,7 @@ from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import grouped_reduction
-from ._standardize import standardization, standardize
+from ._standardize import is_zeroed, standardization, standardize
 
 
 @norm_function(OPTIONS)
@@ -73,4 +73,5 @@ def group_norm(
     entry = enter(x, {"scale": scale, "bias": bias}, options)
     groups = (num_groups, group_size)
     reduction = grouped_reduction(entry.x.shape, reduction_axes, feature_axis, groups, options)
-    return leave(standardize(entry, standardization(entry, reduction, options)), entry)
+    spec = standardization(entry, reduction, options)
+    return leave(standardize(entry, spec), entry, zeroed=is_zeroed(entry, spec))

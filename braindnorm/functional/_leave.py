@@ -2,14 +2,20 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import units
 from ._enter import Entry
 
 
-def leave(y: jax.Array, entry: Entry) -> units.Result:
-    """Return what the norm made of an input as the caller gets it."""
+def leave(y: jax.Array, entry: Entry, *, zeroed: bool = False) -> units.Result:
+    """Return what the norm made of an input as the caller gets it; `zeroed` if it is 0 wherever it is masked.
+
+    Then no padding of 0 is written again, which behind a kernel would read and write it all once more.
+    """
     y = y if y.dtype == entry.result else y.astype(entry.result)
-    if entry.valid is not None and entry.padding is not None:
+    # a padding of 0 is numpy's, and the input is an array of JAX
+    written = entry.padding is None or (zeroed and isinstance(entry.padding, np.ndarray))
+    if entry.valid is not None and not written:
         y = jnp.where(entry.valid, y, entry.padding.astype(entry.result))
     return units.restore(y, entry.out_unit)

@@ -11,7 +11,7 @@ from ._eager import compiled_when_called
 from ._enter import OPTIONS, NormOptions, enter
 from ._leave import leave
 from ._reduction import reduction_over
-from ._standardize import standardization, standardize
+from ._standardize import is_zeroed, standardization, standardize
 
 
 @norm_function(OPTIONS)
@@ -62,4 +62,5 @@ def rms_norm(
     """
     entry = enter(x, {"scale": scale, "bias": None}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    return leave(standardize(entry, standardization(entry, reduction, options, centred=False)), entry)
+    spec = standardization(entry, reduction, options, centred=False)
+    return leave(standardize(entry, spec), entry, zeroed=is_zeroed(entry, spec))

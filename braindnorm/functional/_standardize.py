@@ -68,6 +68,11 @@ def standardization(
     return Standardization(reduction, epsilon, centred, bool(fast), keep_padding, bool(constant))
 
 
+def is_zeroed(entry: Entry, spec: Standardization) -> bool:
+    """Tell whether what `standardize` returns is 0 wherever it is masked."""
+    return _local(entry.x, spec) and entry.affine is None
+
+
 def standardize(entry: Entry, spec: Standardization) -> jax.Array:
     """Return z * scale + bias, where z is the deviation from the mean over the standard deviation.
 

@@ -144,6 +144,21 @@ def test_bfloat16(case: str) -> None:
     np.testing.assert_allclose(dx.astype(jnp.float32), wide, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("mask", ["rows", "elements"])
+def test_what_is_masked_is_read_nowhere(mask: str) -> None:
+    """Not in x, nor in what comes back: there is no other pass over either, before the kernel or behind it."""
+    f, _, (x, scale, bias), valid, g = arguments("layer", mask)
+
+    @jax.jit
+    def both(x: Any, scale: Any, bias: Any, g: Any) -> Any:
+        y, pull = jax.vjp(partial(f, mask=valid), x, scale, bias)
+        return y, pull(g)
+
+    assert "select" not in both.lower(x, scale, bias, g).as_text()
+    want, hidden = both(x, scale, bias, g), [np.where(valid, v, np.float32(np.nan)) for v in (x, g)]
+    jax.tree.map(np.testing.assert_array_equal, both(hidden[0], scale, bias, hidden[1]), want)
+
+
 def test_infinity_and_nan_are_rounded_to_themselves() -> None:
     x = jnp.ones((2, 16), jnp.bfloat16).at[0, 3].set(jnp.nan)
     g = jnp.ones((2, 16)).at[1, 2].set(jnp.inf)
