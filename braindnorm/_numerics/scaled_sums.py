@@ -91,7 +91,7 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
         fits,
         lambda e, s, *_: [e, s],
         lambda e, s, *given: _by_largest(*given, powers=powers),
-        *(jnp.where(s == s, e, e), s, x, scale, *(() if valid is None else (valid,))),
+        *(jnp.broadcast_to(e, s.shape), s, x, scale, *(() if valid is None else (valid,))),
     )
     return taken
 
