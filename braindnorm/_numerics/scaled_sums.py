@@ -87,11 +87,12 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
     most = 2.0 ** (limits_of(x.dtype)[1] // 2)
     # what is lost beside the scale is not seen; without one a sum of 0 may be of what was lost
     fits = jnp.all((s <= most) & (s >= jnp.where(scale > 0, 0, 1 / most)))
+    e = jnp.where(s == s, e, e)  # of the shape of s, and varying along the axes that s varies along
     taken: list[Statistic] = jax.lax.cond(
         fits,
         lambda e, s, *_: [e, s],
         lambda e, s, *given: _by_largest(*given, powers=powers),
-        *(jnp.broadcast_to(e, s.shape), s, x, scale, *(() if valid is None else (valid,))),
+        *(e, s, x, scale, *(() if valid is None else (valid,))),
     )
     return taken
 
