@@ -15,7 +15,7 @@ def leave(y: jax.Array, entry: Entry, *, zeroed: bool = False) -> units.Result:
     """
     y = y if y.dtype == entry.result else y.astype(entry.result)
     # a padding of 0 is numpy's, and the input is an array of JAX
-    written = entry.padding is None or (zeroed and isinstance(entry.padding, np.ndarray))
-    if entry.valid is not None and not written:
-        y = jnp.where(entry.valid, y, entry.padding.astype(entry.result))
+    padding = None if zeroed and isinstance(entry.padding, np.ndarray) else entry.padding
+    if entry.valid is not None and padding is not None:
+        y = jnp.where(entry.valid, y, padding.astype(entry.result))
     return units.restore(y, entry.out_unit)
