@@ -48,7 +48,8 @@ CHECKED = [
 
 # XLA optimizes, as it does for users, where rounding, speed or the program itself is tested. The laws of derivatives,
 # masks, units, devices and phases hold for any compiler: there, a quarter of the time is spared.
-OPTIMIZED = ("cpu_kernels", "documents", "examples", "functional", "numerics", "support", "benchmarks")
+OPTIMIZED = ("cpu_kernels", "documents", "examples", "functional", "numerics", "support")
+OPTIMIZED += ("conformance", "interop/frameworks")
 OPTIMIZED += tuple(f"laws/test_{name}.py" for name in ("clocks", "device_traffic", "dtype", "every_axis", "precision"))
 TESTS = Path(__file__).parent
 

@@ -54,8 +54,7 @@ class Deferred(Generic[R]):
         mlir.register_lowering(self._primitive, mlir.lower_fun(on_cpu, multiple_results=several), platform="cpu")
 
     def __call__(self, *values: jax.Array, **static: object) -> R:
-        if any(part is not None for v in values for part in jax.typeof(v).sharding.spec):
-            # an array of explicit sharding carries it in its type, which products and reshapes would have to name
+        if any(map(is_explicit, values)):
             return self._general(*values, **static)
         if jax.sharding.get_abstract_mesh().manual_axes:
             # within shard_map a type says along which axes a value varies, in words that depend on the version of JAX
@@ -89,6 +88,11 @@ def same_shape(shape: Shape, **_: object) -> Shape:
 def shape_of(v: Operand) -> Shape:
     """Return the shape of what a transpose is given in place of an operand."""
     return tuple(v.aval.shape if ad.is_undefined_primal(v) else v.shape)
+
+
+def is_explicit(v: jax.Array) -> bool:
+    """Tell whether an array has its sharding in its type: then products and reshapes have to name that of theirs."""
+    return any(part is not None for part in jax.typeof(v).sharding.spec)
 
 
 def is_constant(shape: Iterable[object]) -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
+from .._numerics.deferred import is_explicit
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
 from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
@@ -169,11 +170,10 @@ def fitted_parameters(entry: Entry, spec: Standardization) -> list[jax.Array | N
 def _local(x: jax.Array, spec: Standardization) -> bool:
     """Tell whether the fast rule may be taken: one device's data, statistics that stay there, padding that is dropped.
 
-    A custom rule may not hold collectives: under vmap it is traced again where their axis is not bound. Arrays of
-    explicit sharding carry it in their type, and the rule's products would have to name that of their results.
+    A custom rule may not hold collectives: under vmap it is traced again where their axis is not bound. The rule's
+    products do not name the sharding of their results, as those of explicit arrays would have to.
     """
-    explicit = any(part is not None for part in jax.typeof(x).sharding.spec)
-    return spec.reduction.axis_name is None and not spec.keep_padding and not explicit
+    return spec.reduction.axis_name is None and not spec.keep_padding and not is_explicit(x)
 
 
 def _fused(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter) -> Values:
