@@ -89,6 +89,7 @@ void sums_about(const Rows &rows, const Part &part, const X *x, M mask, const A 
       auto one = at.get(sum), two = at.get(square), valid = kOfEach<M> ? at.get(count) : zero;
       repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
         const auto here = mask.from(some.begin[r]);
+        some.fetch(x + some.begin[r], at.j);
         const auto d = at.keep(here, at.get(x + some.begin[r]) - centre);
         one += d, two += d * d;
         if constexpr (kOfEach<M>) valid += at.keep(here, zero + 1);
@@ -175,12 +176,15 @@ void normalize(const Part &part, const X *x, M mask, const Kept<A> &kept, const 
   });
   clear_masked(part, mask, y);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
-      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
-        const auto mean = at.get(kept.mean), slope = at.get(factor), shift = at.get(offset);
-        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
-          const auto v = (at.get(x + some.begin[r]) - mean) * slope + shift;
-          at.put(y + some.begin[r], at.keep(within.from(some.begin[r]), v));
+    with_flag(part.far, [&](auto far) BRAINDNORM_INLINE {
+      at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
+        each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+          const auto mean = at.get(kept.mean), slope = at.get(factor), shift = at.get(offset);
+          repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+            some.fetch(x + some.begin[r], at.j);
+            const auto v = (at.get(x + some.begin[r]) - mean) * slope + shift;
+            put<far>(at, y + some.begin[r], at.keep(within.from(some.begin[r]), v));
+          });
         });
       });
     });
@@ -195,7 +199,7 @@ void sums_of(const Part &part, const X *x, M mask, const A *g, const Kept<A> &ke
   std::fill_n(one, part.width, 0.0), std::fill_n(two, part.width, 0.0);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
     std::fill_n(sum, part.width, A(0)), std::fill_n(sum_z, part.width, A(0));
-    two_at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
+    at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
       each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
         const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
         auto all = at.get(sum), all_z = at.get(sum_z);
@@ -227,15 +231,18 @@ void gradient_of(const Part &part, const X *x, M mask, const A *g, const Kept<A>
   }
   clear_masked(part, mask, dx);
   for_blocks(part, mask, [&](const Rows &rows, auto within) {
-    two_at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
-      each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
-        const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
-        const auto slope = at.get(slopes), slope_z = at.get(slopes_z), shift = at.get(shifts);
-        repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
-          some.fetch(x + some.begin[r], at.j), some.fetch(g + some.begin[r], at.j);
-          const auto z = ((at.get(x + some.begin[r]) - mean) - rest) * rstd;
-          const auto d = slope * at.get(g + some.begin[r]) - shift - slope_z * z;
-          at.put(dx + some.begin[r], at.keep(within.from(some.begin[r]), d));
+    with_flag(part.far, [&](auto far) BRAINDNORM_INLINE {
+      at_once(rows, part, [&](auto some) BRAINDNORM_INLINE {
+        each<A, 1>(part.width, [&](auto at) BRAINDNORM_INLINE {
+          const auto mean = at.get(kept.mean), rest = at.get(kept.rest), rstd = at.get(kept.rstd);
+          const auto slope = at.get(slopes), slope_z = at.get(slopes_z), shift = at.get(shifts);
+          repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
+            const int64_t here = some.begin[r];
+            some.fetch(x + here, at.j), some.fetch(g + here, at.j);
+            const auto z = ((at.get(x + here) - mean) - rest) * rstd;
+            const auto d = slope * at.get(g + here) - shift - slope_z * z;
+            put<far>(at, dx + here, at.keep(within.from(here), d));
+          });
         });
       });
     });

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "lanes.h"
+#include "memory.h"
 #include "parallel.h"
 
 namespace braindnorm {
@@ -18,6 +19,7 @@ constexpr int64_t kDepth = 64;  // as many rows are summed in the arithmetic's o
 struct Part {
   int64_t item, first, last, column, width, rows, columns;
   bool cached;  // whether it is in the cache when it is read again, or all along
+  bool far;     // whether the result is written past the cache
 
   int64_t row(int64_t r) const { return item * rows + r; }
   int64_t begin(int64_t r) const { return row(r) * columns + column; }
@@ -28,9 +30,9 @@ struct Part {
 // cache from its statistics to its results.
 struct Grid {
   int64_t batch, rows, columns, width, tiles, length, chunks, share, shares;
-  bool cached;
+  bool cached, far;
 
-  Grid(int64_t b, int64_t r, int64_t c) : batch(b), rows(r), columns(c) {
+  Grid(int64_t b, int64_t r, int64_t c, bool to_memory) : batch(b), rows(r), columns(c), far(to_memory) {
     const bool few = rows <= 512;
     width = std::min(columns, few ? std::clamp<int64_t>(65536 / rows / 16 * 16, 128, 4096) : 1024);
     tiles = divided(columns, width);
@@ -48,7 +50,7 @@ struct Grid {
   Part part(int64_t tile, int64_t segment) const {
     const int64_t first = segment % chunks * length;
     const int64_t last = std::min(rows, first + length);
-    return {segment / chunks, first, last, tile * width, tile_width(tile), rows, columns, cached};
+    return {segment / chunks, first, last, tile * width, tile_width(tile), rows, columns, cached, far};
   }
 
   static int64_t divided(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -61,6 +63,7 @@ void for_tasks(ffi::ThreadPool pool, const Grid &grid, bool back, const Run &run
   in_parallel(pool, grid.tasks(), [&](int64_t i) {
     const int64_t task = back ? grid.tasks() - 1 - i : i, first = task % grid.shares * grid.share;
     run(task / grid.shares, first, std::min(grid.segments(), first + grid.share));
+    end_streams();
   });
 }
 
@@ -94,17 +97,11 @@ BRAINDNORM_INLINE inline int each_few(const Rows &rows, int i, int64_t ahead, co
   return i;
 }
 
-// Calls body(some) for four rows at once, if they are in the cache, and for each of those that are left. One array comes
-// from memory sooner row after row.
+// Calls body(some) for four rows at once, and for each of those that are left.
 template <class Body>
 BRAINDNORM_INLINE inline void at_once(const Rows &rows, const Part &part, const Body &body) {
-  each_few<1, false>(rows, part.cached ? each_few<4, false>(rows, 0, 0, body) : 0, 0, body);
-}
-
-// The same for two arrays, of which four rows are fetched before they are needed.
-template <class Body>
-BRAINDNORM_INLINE inline void two_at_once(const Rows &rows, const Part &part, const Body &body) {
-  const int i = part.cached ? each_few<4, false>(rows, 0, 0, body) : each_few<4, true>(rows, 0, 8 * part.columns, body);
+  const int64_t ahead = std::max<int64_t>(4, 2048 / part.width) * part.columns;
+  const int i = part.cached ? each_few<4, false>(rows, 0, 0, body) : each_few<4, true>(rows, 0, ahead, body);
   each_few<1, false>(rows, i, 0, body);
 }
 

@@ -94,7 +94,18 @@ struct Wide {
   BRAINDNORM_INLINE Value get(const BFloat16 *p) const {
     return reinterpret_cast<Value>(__builtin_convertvector(raw(&p->bits), Words) << 16);
   }
-  BRAINDNORM_INLINE void put(A *p, Value v) const { std::memcpy(p + j, &v, sizeof v); }
+  // The bits of a value as they are stored in an array.
+  BRAINDNORM_INLINE Value stored(const A *, Value v) const { return v; }
+  BRAINDNORM_INLINE auto stored(const BFloat16 *, Value v) const {
+    const Words wide = reinterpret_cast<Words>(v), nan = reinterpret_cast<Words>((wide & 0x7fffffff) > 0x7f800000);
+    const Words nearest = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // ties to even
+    return __builtin_convertvector((nearest & ~nan) | (0x7fc0 & nan), Vector<uint16_t, kLanes<A>>);
+  }
+  template <class T>
+  BRAINDNORM_INLINE void put(T *p, Value v) const {
+    const auto bits = stored(p, v);
+    std::memcpy(p + j, &bits, sizeof bits);
+  }
   template <class T>
   BRAINDNORM_INLINE Value widened(const T *p) const {
     return __builtin_convertvector(raw(p), Value);
@@ -103,12 +114,6 @@ struct Wide {
   BRAINDNORM_INLINE void narrowed(T *p, Value v) const {
     const auto narrow = __builtin_convertvector(v, Vector<T, kLanes<A>>);
     std::memcpy(p + j, &narrow, sizeof narrow);
-  }
-  BRAINDNORM_INLINE void put(BFloat16 *p, Value v) const {
-    const Words wide = reinterpret_cast<Words>(v), nan = reinterpret_cast<Words>((wide & 0x7fffffff) > 0x7f800000);
-    const Words nearest = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;  // ties to even
-    const auto half = __builtin_convertvector((nearest & ~nan) | (0x7fc0 & nan), Vector<uint16_t, kLanes<A>>);
-    std::memcpy(p + j, &half, sizeof half);
   }
   BRAINDNORM_INLINE Value keep(Mask<false>, Value v) const { return v; }
   BRAINDNORM_INLINE Value keep(Mask<true> mask, Value v) const {

@@ -17,7 +17,8 @@ namespace braindnorm {
 template <class A, class X, class M>
 void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
                      const A *bias, A *y, A *saved) {
-  const Grid grid(view.batch, view.space, view.parameters());
+  const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *y), y, view.run());
+  const Grid grid(view.batch, view.space, view.parameters(), far);
   constexpr bool kEach = kOfEach<M>;
   const auto all = [&](bool back, const auto &run) {
     for_tasks(pool, grid, back, [&](int64_t tile, int64_t first, int64_t last) {
@@ -62,7 +63,8 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
 template <class A, class X, class M>
 void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
                       A *saved, X *dx, A *dscale, A *dbias) {
-  const Grid grid(view.batch, view.space, view.parameters());
+  const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *g + sizeof *dx), dx, view.run());
+  const Grid grid(view.batch, view.space, view.parameters(), far);
   const int64_t n = grid.columns;
   const bool whole = grid.chunks == 1;
   // one sum a task, if nothing else asks for those of a segment

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "matrices.h"
+#include "memory.h"
 #include "parallel.h"
 #include "rows.h"
 #include "slabs.h"
@@ -22,6 +23,7 @@ template <class Run>
 void for_chunks(ffi::ThreadPool pool, const View &view, int64_t size, const Run &run) {
   in_parallel(pool, (view.items() + size - 1) / size, [&](int64_t chunk) {
     run(chunk, chunk * size, std::min(view.items(), (chunk + 1) * size));
+    end_streams();
   });
 }
 
@@ -30,10 +32,11 @@ void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, 
                     const A *bias, A *y, A *statistics) {
   const Saved<A> saved{statistics};
   const int64_t n = view.row();
+  const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *y), y, view.run());
   for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
     if (view.space == 1) {
       const auto run = [&](const auto &some, auto parts, auto own) {
-        forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved);
+        forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved, far);
       };
       for_rows<4, 4, kBlock>(view, first, last, mask, run, [&](int64_t item) {
         saved.put(item, {});
@@ -41,7 +44,7 @@ void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, 
       });
     } else if constexpr (!std::is_same_v<M, RowMask>) {
       for (int64_t item = first; item < last; ++item)
-        forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved);
+        forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved, far);
     }
   });
 }
@@ -54,19 +57,20 @@ void backward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask,
   const Saved<A> saved{statistics};
   const int64_t n = view.parameters(), size = view.items_in_chunk(8 * n), chunks = (view.items() + size - 1) / size;
   std::vector<A> parts(2 * n * (chunks - 1));
+  const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *g + sizeof *dx), dx, view.run());
   std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
   for_chunks(pool, view, size, [&](int64_t chunk, int64_t first, int64_t last) {
     A *of_scale = chunk ? parts.data() + 2 * n * (chunk - 1) : dscale, *of_bias = chunk ? of_scale + n : dbias;
     if (view.space == 1) {
       const auto run = [&](const auto &some, auto parts, auto own) {
-        backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias);
+        backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias, far);
       };
       for_rows<2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
         if (dx) std::memset(dx + item * view.row(), 0, view.row() * sizeof(X));
       });
     } else if constexpr (!std::is_same_v<M, RowMask>) {
       for (int64_t item = first; item < last; ++item)
-        backward_slab(view, item, x, mask, g, scale, saved, dx, of_scale, of_bias);
+        backward_slab(view, item, x, mask, g, scale, saved, dx, of_scale, of_bias, far);
     }
   });
   for (int64_t chunk = 1; chunk < chunks; ++chunk) {

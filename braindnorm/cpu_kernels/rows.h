@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "lanes.h"
+#include "memory.h"
 #include "view.h"
 
 namespace braindnorm {
@@ -74,22 +75,32 @@ BRAINDNORM_INLINE inline auto parameter(const A *p, At at) {
   else return *p;
 }
 
+// How far ahead the rows lie that come next: nowhere, if they are so long that the processor foresees them.
+template <int kRows>
+int64_t ahead(int64_t n) {
+  return kRows * n <= 2 * kBlock ? kRows * n : 0;
+}
+
 // Rows with some valid elements each.
 template <int kParts, int kRows, class A, class X, class M>
 void forward_rows(const View &view, const Some<kRows> &some, const X *x, M mask, A epsilon, const A *scale,
-                  const A *bias, A *y, const Saved<A> &saved) {
+                  const A *bias, A *y, const Saved<A> &saved, bool is_far) {
   const int64_t n = view.row();
   int64_t begin[kRows];
   Statistics<A> s[kRows];
   row_statistics<kParts>(view, some, x, mask, epsilon, s);
   repeat<kRows>([&](auto r) BRAINDNORM_INLINE { begin[r] = some.items[r] * n, saved.put(some.items[r], s[r]); });
-  for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
-    each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
-      const auto factor = parameter<own>(scale + p, at), offset = parameter<own>(bias + p, at);
-      repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
-        const int64_t here = begin[r] + start;
-        const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
-        at.put(y + here, at.keep(mask.from(here), z * factor + offset));
+  const int64_t next = ahead<kRows>(n);
+  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
+    for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
+      each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
+        const auto factor = parameter<own>(scale + p, at), offset = parameter<own>(bias + p, at);
+        repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+          const int64_t here = begin[r] + start;
+          const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
+          fetch<far>(at, x + here + next);
+          put<far>(at, y + here, at.keep(mask.from(here), z * factor + offset));
+        });
       });
     });
   });
@@ -98,7 +109,7 @@ void forward_rows(const View &view, const Some<kRows> &some, const X *x, M mask,
 // `dx` may be null, where nobody asks for it.
 template <int kParts, int kRows, class A, class X, class M>
 void backward_rows(const View &view, const Some<kRows> &some, const X *x, M mask, const A *g, const A *scale,
-                   const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
+                   const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool is_far) {
   const int64_t n = view.row();
   int64_t begin[kRows];
   Statistics<A> s[kRows];
@@ -132,13 +143,18 @@ void backward_rows(const View &view, const Some<kRows> &some, const X *x, M mask
     const double share = 1 / static_cast<double>(some.valid[r]);
     shift[r] = view.centred ? static_cast<A>(one[r] * share) : A(0), slope[r] = static_cast<A>(two[r] * share);
   });
-  for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
-    each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
-      const auto factor = parameter<own>(scale + p, at);
-      repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
-        const int64_t here = begin[r] + start;
-        const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
-        at.put(dx + here, at.keep(mask.from(here), s[r].rstd * (at.get(g + here) * factor - shift[r] - z * slope[r])));
+  const int64_t next = ahead<kRows>(n);
+  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
+    for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
+      each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
+        const auto factor = parameter<own>(scale + p, at);
+        repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+          const int64_t here = begin[r] + start;
+          const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
+          const auto d = s[r].rstd * (at.get(g + here) * factor - shift[r] - z * slope[r]);
+          fetch<far>(at, x + here + next), fetch<far>(at, g + here + next);
+          put<far>(at, dx + here, at.keep(mask.from(here), d));
+        });
       });
     });
   });

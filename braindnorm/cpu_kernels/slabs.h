@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lanes.h"
+#include "memory.h"
 #include "view.h"
 
 namespace braindnorm {
@@ -59,7 +60,7 @@ struct Columns {
 
 template <class A, class X, bool kMasked>
 void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, A epsilon,
-                                   const A *scale, const A *bias, A *y, const Saved<A> &saved) {
+                                   const A *scale, const A *bias, A *y, const Saved<A> &saved, bool is_far) {
   const int64_t n = view.parameters(), size = view.item_size();
   x += item * size, y += item * size, mask = mask.from(item * size);
   Columns<A> columns(n);
@@ -85,17 +86,19 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
     std::fill_n(rest + first, view.channels, static_cast<A>(left));
     for (int64_t c = first; c < first + view.channels; ++c) factor[c] = rstd * scale[c];
   });
-  for (int64_t row = 0; row < size; row += n) {
-    each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
-      const auto d = (at.get(x + row) - at.get(mean)) - at.get(rest);
-      at.put(y + row, at.keep(mask.from(row), d * at.get(factor) + at.get(bias)));
-    });
-  }
+  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
+    for (int64_t row = 0; row < size; row += n) {
+      each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
+        const auto d = (at.get(x + row) - at.get(mean)) - at.get(rest);
+        put<far>(at, y + row, at.keep(mask.from(row), d * at.get(factor) + at.get(bias)));
+      });
+    }
+  });
 }
 
 template <class A, class X, bool kMasked>
 void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, const A *g,
-                                    const A *scale, const Saved<A> &saved, X *dx, A *dscale, A *dbias) {
+                                    const A *scale, const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool is_far) {
   const int64_t n = view.parameters(), size = view.item_size();
   x += item * size, g += item * size, mask = mask.from(item * size);
   if (dx) dx += item * size;
@@ -126,13 +129,15 @@ void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mas
       shift[c] = static_cast<A>(rstd[c] * (one / std::max(count, 1.0)));
     }
   });
-  for (int64_t row = 0; dx && row < size; row += n) {
-    each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
-      const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
-      const auto d = at.get(slope_g) * at.get(g + row) - at.get(shift) - at.get(slope_z) * z;
-      at.put(dx + row, at.keep(mask.from(row), d));
-    });
-  }
+  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
+    for (int64_t row = 0; dx && row < size; row += n) {
+      each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
+        const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
+        const auto d = at.get(slope_g) * at.get(g + row) - at.get(shift) - at.get(slope_z) * z;
+        put<far>(at, dx + row, at.keep(mask.from(row), d));
+      });
+    }
+  });
 }
 
 }  // namespace braindnorm

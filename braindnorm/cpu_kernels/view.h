@@ -16,6 +16,9 @@ struct View {
 
   int64_t parameters() const { return groups * channels; }
   int64_t row() const { return channels * tail; }
+  int64_t size() const { return items() * item_size(); }
+  // How many elements lie together that are computed alike.
+  int64_t run() const { return space > 1 ? parameters() : tail > 1 ? tail : channels; }
   // How many entries a mask of rows has: of groups that are rows, or of the rows that columns go through.
   int64_t rows(bool columns) const { return columns ? batch * space : space == 1 ? batch * groups : -1; }
   // What one task is made of: a group where it is contiguous, all groups of one element of the batch where it is not.
