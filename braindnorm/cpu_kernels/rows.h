@@ -13,15 +13,15 @@
 
 namespace braindnorm {
 
-// Rows that are normalized at once, so that none waits for the sums of another.
-template <int kRows>
+// Rows that are normalized at once, so that none waits for the sums of another; `kApart`, with parameters of their own.
+template <int kRows, bool kApart = false>
 struct Some {
-  int64_t items[kRows], valid[kRows];
+  int64_t items[kRows], valid[kRows], first[kRows];  // the first of the parameters
 };
 
-template <int kParts, int kRows, class A, class X, class M>
-BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows> &some, const X *x, M mask, A epsilon,
-                                             Statistics<A> *found) {
+template <int kParts, int kRows, bool kApart, class A, class X, class M>
+BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows, kApart> &some, const X *x, M mask,
+                                             A epsilon, Statistics<A> *found) {
   const int64_t n = view.row();
   int64_t begin[kRows];  // here, so that no store makes it be read again
   double total[kRows] = {}, rest[kRows] = {}, square[kRows] = {}, share[kRows];
@@ -59,14 +59,13 @@ BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows>
   });
 }
 
-// Calls body(start, length, parameter, each) for the runs of a row: all of it, or the tail of each channel. Several rows
-// have the same parameters, and are one run.
+// Calls body(start, length, channel, each) for the runs of a row: all of it, or the tail of each channel. Several rows
+// are one run.
 template <int kRows, class Body>
-BRAINDNORM_INLINE inline void for_runs(const View &view, int64_t item, const Body &body) {
-  const int64_t first = item % view.groups * view.channels;
-  if (kRows > 1 || view.tail == 1) return body(int64_t(0), view.channels, first, std::true_type());
+BRAINDNORM_INLINE inline void for_runs(const View &view, const Body &body) {
+  if (kRows > 1 || view.tail == 1) return body(int64_t(0), view.channels, int64_t(0), std::true_type());
   if constexpr (kRows == 1)
-    for (int64_t c = 0; c < view.channels; ++c) body(c * view.tail, view.tail, first + c, std::false_type());
+    for (int64_t c = 0; c < view.channels; ++c) body(c * view.tail, view.tail, c, std::false_type());
 }
 
 template <bool kEach, class A, class At>
@@ -82,20 +81,25 @@ int64_t ahead(int64_t n) {
 }
 
 // Rows with some valid elements each.
-template <int kParts, int kRows, class A, class X, class M>
-void forward_rows(const View &view, const Some<kRows> &some, const X *x, M mask, A epsilon, const A *scale,
+template <int kParts, int kRows, bool kApart, class A, class X, class M>
+void forward_rows(const View &view, const Some<kRows, kApart> &some, const X *x, M mask, A epsilon, const A *scale,
                   const A *bias, A *y, const Saved<A> &saved, bool is_far) {
   const int64_t n = view.row();
-  int64_t begin[kRows];
+  int64_t begin[kRows], first[kRows];
   Statistics<A> s[kRows];
   row_statistics<kParts>(view, some, x, mask, epsilon, s);
-  repeat<kRows>([&](auto r) BRAINDNORM_INLINE { begin[r] = some.items[r] * n, saved.put(some.items[r], s[r]); });
+  repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+    begin[r] = some.items[r] * n, first[r] = some.first[r], saved.put(some.items[r], s[r]);
+  });
   const int64_t next = ahead<kRows>(n);
   with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
+    for_runs<kRows>(view, [&](int64_t start, int64_t length, int64_t c, auto own) BRAINDNORM_INLINE {
       each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
-        const auto factor = parameter<own>(scale + p, at), offset = parameter<own>(bias + p, at);
+        decltype(parameter<own>(scale, at)) factor{}, offset{};
         repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+          if constexpr (kApart || r == 0) {
+            factor = parameter<own>(scale + first[r] + c, at), offset = parameter<own>(bias + first[r] + c, at);
+          }
           const int64_t here = begin[r] + start;
           const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
           fetch<far>(at, x + here + next);
@@ -107,31 +111,36 @@ void forward_rows(const View &view, const Some<kRows> &some, const X *x, M mask,
 }
 
 // `dx` may be null, where nobody asks for it.
-template <int kParts, int kRows, class A, class X, class M>
-void backward_rows(const View &view, const Some<kRows> &some, const X *x, M mask, const A *g, const A *scale,
+template <int kParts, int kRows, bool kApart, class A, class X, class M>
+void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x, M mask, const A *g, const A *scale,
                    const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool is_far) {
   const int64_t n = view.row();
-  int64_t begin[kRows];
+  int64_t begin[kRows], first[kRows];
   Statistics<A> s[kRows];
   double one[kRows] = {}, two[kRows] = {};  // the sums of g * scale, and of g * scale * z
-  repeat<kRows>([&](auto r) BRAINDNORM_INLINE { begin[r] = some.items[r] * n, s[r] = saved.get(some.items[r]); });
-  for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
+  repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+    begin[r] = some.items[r] * n, first[r] = some.first[r], s[r] = saved.get(some.items[r]);
+  });
+  for_runs<kRows>(view, [&](int64_t start, int64_t length, int64_t c, auto own) BRAINDNORM_INLINE {
     each_block(length, [&](int64_t from, int64_t size) BRAINDNORM_INLINE {
       Sum<A, kParts> of_g[kRows], of_gz[kRows];
       each<A, kParts>(size, [&](auto at) BRAINDNORM_INLINE {
-        const auto factor = parameter<own>(scale + p + from * own, at);
-        auto sum = parameter<own>(dbias + p + from * own, at), sum_z = parameter<own>(dscale + p + from * own, at);
+        typename decltype(at)::Value factor{}, sum{}, sum_z{};
         repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
-          const int64_t here = begin[r] + start + from;
+          const int64_t here = begin[r] + start + from, p = first[r] + c + from;
+          if constexpr (own && (kApart || r == 0)) {
+            factor = at.get(scale + p), sum = at.get(dbias + p), sum_z = at.get(dscale + p);
+          }
           const auto z = at.keep(mask.from(here), ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd);
           const auto seen = at.keep(mask.from(here), at.get(g + here)), scaled = seen * factor;
           if constexpr (own) sum += seen, sum_z += seen * z, of_g[r].add(at, scaled), of_gz[r].add(at, scaled * z);
           else of_g[r].add(at, seen), of_gz[r].add(at, seen * z);
+          if constexpr (own && (kApart || r == kRows - 1)) at.put(dscale + p, sum_z), at.put(dbias + p, sum);
         });
-        if constexpr (own) at.put(dscale + p + from, sum_z), at.put(dbias + p + from, sum);
       });
       repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
         const double sum = of_g[r].total(), sum_z = of_gz[r].total();
+        const int64_t p = first[r] + c;
         if constexpr (!own) dscale[p] += static_cast<A>(sum_z), dbias[p] += static_cast<A>(sum);
         one[r] += own ? sum : sum * scale[p], two[r] += own ? sum_z : sum_z * scale[p];
       });
@@ -145,10 +154,11 @@ void backward_rows(const View &view, const Some<kRows> &some, const X *x, M mask
   });
   const int64_t next = ahead<kRows>(n);
   with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    for_runs<kRows>(view, some.items[0], [&](int64_t start, int64_t length, int64_t p, auto own) BRAINDNORM_INLINE {
+    for_runs<kRows>(view, [&](int64_t start, int64_t length, int64_t c, auto own) BRAINDNORM_INLINE {
       each<A, 2>(length, [&](auto at) BRAINDNORM_INLINE {
-        const auto factor = parameter<own>(scale + p, at);
+        decltype(parameter<own>(scale, at)) factor{};
         repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
+          if constexpr (kApart || r == 0) factor = parameter<own>(scale + first[r] + c, at);
           const int64_t here = begin[r] + start;
           const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
           const auto d = s[r].rstd * (at.get(g + here) * factor - shift[r] - z * slope[r]);
@@ -161,47 +171,49 @@ void backward_rows(const View &view, const Some<kRows> &some, const X *x, M mask
 }
 
 // Rows that wait for others of their kind.
-template <int kRows>
+template <int kRows, bool kApart>
 struct Waiting {
-  Some<kRows> some;
+  Some<kRows, kApart> some;
   int count = 0;
 
   template <class Run>
-  void add(int64_t item, int64_t valid, const Run &run) {
-    some.items[count] = item, some.valid[count] = valid;
+  void add(const Some<1> &one, const Run &run) {
+    some.items[count] = one.items[0], some.valid[count] = one.valid[0], some.first[count] = one.first[0];
     if (++count == kRows) run(some), count = 0;
   }
   template <class Run>
   void flush(const Run &run) const {
-    for (int r = 0; r < count; ++r) run(Some<1>{{some.items[r]}, {some.valid[r]}});
+    for (int r = 0; r < count; ++r) run(Some<1>{{some.items[r]}, {some.valid[r]}, {some.first[r]}});
   }
 };
 
 // Calls run(some, parts, mask) for rows of some valid elements, and skip(item) for those of none. A row that is valid
 // throughout needs no mask; a mask of whole rows says which it is. Rows of at most kLongest elements come kRows at once,
-// others alone, their sums in kParts. Sums of a row are in the same parts however many come with it, so that its digits
-// do not depend on the others.
+// others alone, their sums in kParts; so do rows with parameters of their own that are valid in part. Sums of a row are
+// in the same parts however many come with it, so that its digits do not depend on the others.
 template <int kRows, int kParts, int64_t kLongest, class M, class Run, class Skip>
 void for_rows(const View &view, int64_t first, int64_t last, M mask, const Run &run, const Skip &skip) {
   using Short = std::integral_constant<int, 1>;
   using Long = std::integral_constant<int, kParts>;
-  const int64_t n = view.row();
-  const bool at_once = view.groups == 1 && view.tail == 1 && n <= kLongest;
+  const int64_t n = view.row(), parameters = view.parameters();
+  const bool at_once = view.tail == 1 && n <= kLongest, apart = view.groups > 1;
   const auto whole = [&](const auto &some) { run(some, Short(), Mask<false>{}); };
   const auto in_part = [&](const auto &some) {
     if constexpr (!std::is_same_v<M, RowMask>) run(some, Short(), mask);
   };
-  Waiting<kRows> of_whole, of_part;
-  for (int64_t item = first; item < last; ++item) {
+  Waiting<kRows, false> of_whole, of_part;
+  Waiting<kRows, true> of_groups;
+  for (int64_t item = first, p = 0; item < last; ++item, p += view.channels) {
     const int64_t valid = mask.count_row(item, n);
-    const Some<1> alone{{item}, {valid}};
+    const Some<1> alone{{item}, {valid}, {p == parameters ? p = 0 : p}};
     if (valid == 0) skip(item);
-    else if (at_once && valid == n) of_whole.add(item, valid, whole);
-    else if (at_once) of_part.add(item, valid, in_part);
+    else if (at_once && valid == n && apart) of_groups.add(alone, whole);
+    else if (at_once && valid == n) of_whole.add(alone, whole);
+    else if (at_once && !apart) of_part.add(alone, in_part);
     else if (valid == n) run(alone, Long(), Mask<false>{});
     else if constexpr (!std::is_same_v<M, RowMask>) run(alone, Long(), mask);
   }
-  of_whole.flush(whole), of_part.flush(in_part);
+  of_groups.flush(whole), of_whole.flush(whole), of_part.flush(in_part);
 }
 
 }  // namespace braindnorm

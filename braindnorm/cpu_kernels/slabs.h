@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "lanes.h"
@@ -12,12 +13,23 @@
 
 namespace braindnorm {
 
+// An element of the batch with no more elements than this is in the cache when its turn comes, fetched in the one before.
+constexpr int64_t kAhead = 65536;
+
+// Calls body(row, how many) for rows four at once, if they may be, and for each of those that are left.
+template <class Body>
+BRAINDNORM_INLINE inline void at_once(int64_t first, int64_t last, bool four, const Body &body) {
+  for (; four && first + 4 <= last; first += 4) body(first, std::integral_constant<int, 4>());
+  for (; first < last; ++first) body(first, std::integral_constant<int, 1>());
+}
+
 // Sums of each channel along the space; those of a group are added afterwards.
 template <class A>
 struct Columns {
   std::vector<A> part, part_two;
   std::vector<double> total, total_two, count;
-  explicit Columns(int64_t n) : part(n), part_two(n), total(n), total_two(n), count(n) {}
+  bool four;  // rows at once: several of two arrays come later from memory than one after another
+  Columns(int64_t n, bool several) : part(n), part_two(n), total(n), total_two(n), count(n), four(several) {}
 
   // Calls term(at, row, part, part_two) for every row of channels, which adds to the two; they are added up in double.
   template <class Term>
@@ -26,8 +38,13 @@ struct Columns {
     std::fill(total.begin(), total.end(), 0), std::fill(total_two.begin(), total_two.end(), 0);
     for (int64_t start = 0; start < space; start += 64) {
       std::fill(part.begin(), part.end(), A(0)), std::fill(part_two.begin(), part_two.end(), A(0));
-      for (int64_t s = start; s < std::min(space, start + 64); ++s)
-        each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE { term(at, s * n, part.data(), part_two.data()); });
+      at_once(start, std::min(space, start + 64), four, [&](int64_t s, auto count) BRAINDNORM_INLINE {
+        each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
+          auto one = at.get(part.data()), two = at.get(part_two.data());
+          repeat<count>([&](auto r) BRAINDNORM_INLINE { term(at, (s + r) * n, one, two); });
+          at.put(part.data(), one), at.put(part_two.data(), two);
+        });
+      });
       for (int64_t c = 0; c < n; ++c) total[c] += part[c], total_two[c] += part_two[c];
     }
   }
@@ -35,8 +52,8 @@ struct Columns {
   template <bool kMasked>
   void count_valid(Mask<kMasked> mask, int64_t space) {
     if constexpr (kMasked) {
-      add(space, [&](auto at, int64_t row, A *one, A *) BRAINDNORM_INLINE {
-        at.put(one, at.get(one) + at.keep(mask.from(row), typename decltype(at)::Value{} + 1));
+      add(space, [&](auto at, int64_t row, auto &one, auto &) BRAINDNORM_INLINE {
+        one += at.keep(mask.from(row), typename decltype(at)::Value{} + 1);
       });
       count = total;
     } else {
@@ -61,22 +78,24 @@ struct Columns {
 template <class A, class X, bool kMasked>
 void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, A epsilon,
                                    const A *scale, const A *bias, A *y, const Saved<A> &saved, bool is_far) {
-  const int64_t n = view.parameters(), size = view.item_size();
+  const int64_t n = view.parameters(), size = view.item_size(), soon = std::max<int64_t>(4, 2048 / n) * n;
   x += item * size, y += item * size, mask = mask.from(item * size);
-  Columns<A> columns(n);
+  Columns<A> columns(n, true);
   std::vector<A> means(n), rests(n), factors(n);
   A *mean = means.data(), *rest = rests.data(), *factor = factors.data();
   columns.count_valid(mask, view.space);
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *) BRAINDNORM_INLINE {
-    at.put(one, at.get(one) + at.keep(mask.from(row), at.get(x + row)));
+  columns.add(view.space, [&](auto at, int64_t row, auto &one, auto &) BRAINDNORM_INLINE {
+    fetch<true>(at, x + row + soon);
+    one += at.keep(mask.from(row), at.get(x + row));
   });
   columns.each_group(view, [&](int64_t, int64_t first, double count) {
     const double found = columns.sum(columns.total, first, view) / std::max(count, 1.0);
     std::fill_n(mean + first, view.channels, static_cast<A>(found));
   });
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) BRAINDNORM_INLINE {
+  columns.add(view.space, [&](auto at, int64_t row, auto &one, auto &two) BRAINDNORM_INLINE {
+    fetch<true>(at, x + row + soon);
     const auto d = at.keep(mask.from(row), at.get(x + row) - at.get(mean));
-    at.put(one, at.get(one) + d), at.put(two, at.get(two) + d * d);
+    one += d, two += d * d;
   });
   columns.each_group(view, [&](int64_t g, int64_t first, double count) {
     const double left = columns.sum(columns.total, first, view) / std::max(count, 1.0);
@@ -86,13 +105,19 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
     std::fill_n(rest + first, view.channels, static_cast<A>(left));
     for (int64_t c = first; c < first + view.channels; ++c) factor[c] = rstd * scale[c];
   });
+  const int64_t next = size <= kAhead ? size : soon;
   with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    for (int64_t row = 0; row < size; row += n) {
-      each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
-        const auto d = (at.get(x + row) - at.get(mean)) - at.get(rest);
-        put<far>(at, y + row, at.keep(mask.from(row), d * at.get(factor) + at.get(bias)));
+    at_once(0, view.space, true, [&](int64_t s, auto count) BRAINDNORM_INLINE {
+      each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
+        const auto centre = at.get(mean), left = at.get(rest), slope = at.get(factor), offset = at.get(bias);
+        repeat<count>([&](auto r) BRAINDNORM_INLINE {
+          const int64_t row = (s + r) * n;
+          const auto d = (at.get(x + row) - centre) - left;
+          fetch<far>(at, x + row + next);
+          put<far>(at, y + row, at.keep(mask.from(row), d * slope + offset));
+        });
       });
-    }
+    });
   });
 }
 
@@ -102,7 +127,7 @@ void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mas
   const int64_t n = view.parameters(), size = view.item_size();
   x += item * size, g += item * size, mask = mask.from(item * size);
   if (dx) dx += item * size;
-  Columns<A> columns(n);
+  Columns<A> columns(n, size <= kAhead);
   // dx = slope_g * g - shift - slope_z * z
   std::vector<A> means(n), rests(n), rstds(n), slopes_g(n), slopes_z(n), shifts(n);
   A *mean = means.data(), *rest = rests.data(), *rstd = rstds.data();
@@ -112,10 +137,10 @@ void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mas
     mean[c] = s.mean, rest[c] = s.rest, rstd[c] = s.rstd;
   }
   columns.count_valid(mask, view.space);
-  columns.add(view.space, [&](auto at, int64_t row, A *one, A *two) BRAINDNORM_INLINE {
+  columns.add(view.space, [&](auto at, int64_t row, auto &one, auto &two) BRAINDNORM_INLINE {
     const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
     const auto seen = at.keep(mask.from(row), at.get(g + row));
-    at.put(one, at.get(one) + seen), at.put(two, at.get(two) + seen * at.keep(mask.from(row), z));
+    one += seen, two += seen * at.keep(mask.from(row), z);
   });
   columns.each_group(view, [&](int64_t, int64_t first, double count) {
     double one = 0, two = 0;
@@ -129,14 +154,21 @@ void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mas
       shift[c] = static_cast<A>(rstd[c] * (one / std::max(count, 1.0)));
     }
   });
+  if (!dx) return;
   with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    for (int64_t row = 0; dx && row < size; row += n) {
-      each<A, 2>(n, [&](auto at) BRAINDNORM_INLINE {
-        const auto z = ((at.get(x + row) - at.get(mean)) - at.get(rest)) * at.get(rstd);
-        const auto d = at.get(slope_g) * at.get(g + row) - at.get(shift) - at.get(slope_z) * z;
-        put<far>(at, dx + row, at.keep(mask.from(row), d));
+    at_once(0, view.space, columns.four, [&](int64_t s, auto count) BRAINDNORM_INLINE {
+      each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
+        const auto centre = at.get(mean), left = at.get(rest), inverse = at.get(rstd);
+        const auto slope = at.get(slope_g), slope_of_z = at.get(slope_z), offset = at.get(shift);
+        repeat<count>([&](auto r) BRAINDNORM_INLINE {
+          const int64_t row = (s + r) * n;
+          const auto z = ((at.get(x + row) - centre) - left) * inverse;
+          const auto d = slope * at.get(g + row) - offset - slope_of_z * z;
+          if constexpr (count == 4) fetch<far>(at, x + row + size), fetch<far>(at, g + row + size);
+          put<far>(at, dx + row, at.keep(mask.from(row), d));
+        });
       });
-    }
+    });
   });
 }
 
