@@ -186,13 +186,15 @@ class Trial {
   Buffer x, g, scale, bias, epsilon, valid, y, kept, dx, dscale, dbias, none;
 };
 
-// Rows of every length about that of a vector, of a block, and of several at once; groups, tails and spaces; and so
-// many elements that several threads share them.
+// Rows of every length about that of a vector, of a block, and of several at once; groups, tails and spaces, large ones
+// too; and so many elements that several threads share them. With BRAINDNORM_FAR=0, what is aligned is written past the
+// cache.
 const Shape kShapes[] = {
     {1, 1, 1, 1, 1},    {3, 1, 1, 7, 1},    {9, 1, 1, 8, 1},     {6, 1, 1, 17, 1},  {64, 1, 1, 128, 1}, {5, 1, 1, 4095, 1},
     {7, 1, 1, 4097, 1}, {3, 1, 1, 9001, 1}, {301, 1, 1, 130, 1}, {4, 1, 1, 9000, 1}, {9, 1, 5, 13, 1},  {40, 1, 3, 300, 1},
     {2, 1, 3, 4, 5},    {3, 1, 4, 3, 4100}, {30, 1, 8, 4, 49},   {1, 2, 1, 1, 1},   {3, 70, 2, 9, 1},   {8, 65, 4, 16, 1},
     {20, 30, 3, 33, 1}, {2, 900, 4, 8, 1},  {1, 1500, 16, 1, 1}, {1, 5000, 1, 5, 1},
+    {5, 1, 3, 8, 16},   {70, 1, 4, 16, 1},  {1, 2100, 4, 8, 1},
 };
 
 // As many rows, and columns, as several tasks share; tiles; several matrices.

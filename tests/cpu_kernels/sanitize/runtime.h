@@ -79,14 +79,14 @@ inline size_t size_of(XLA_FFI_DataType type) {
 }
 
 // An array that ends where its allocation ends, so that a sanitizer sees what is read or written beyond it, and that
-// begins `shift` elements after where an allocator would put it. What is in front of it is looked at by `intact`.
+// begins `shift` elements after where XLA would put it. What is in front of it is looked at by `intact`.
 class Buffer {
  public:
   Buffer(XLA_FFI_DataType type, std::vector<int64_t> dims, int64_t shift = 0)
       : dims_(std::move(dims)), front_(shift * size_of(type)) {
     bytes = size_of(type);
     for (int64_t n : dims_) bytes *= n;
-    memory_ = static_cast<uint8_t *>(std::malloc(front_ + bytes + (front_ + bytes == 0)));
+    if (posix_memalign(reinterpret_cast<void **>(&memory_), 64, front_ + bytes + (front_ + bytes == 0))) std::abort();
     std::memset(memory_, kFilling, front_ + bytes);
     view.struct_size = XLA_FFI_Buffer_STRUCT_SIZE;
     view.dtype = type, view.data = memory_ + front_, view.rank = dims_.size(), view.dims = dims_.data();
