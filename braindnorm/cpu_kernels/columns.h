@@ -22,12 +22,6 @@ struct Moments {
 template <class M>
 constexpr bool kOfEach = std::is_same_v<M, Mask<true>>;
 
-// NaN stays what it is.
-template <class V>
-BRAINDNORM_INLINE inline V nonnegative(V v) {
-  return v < 0 ? V{} : v;
-}
-
 // Chan, Golub and LeVeque 1979.
 template <bool kEach>
 void merge(const Moments &to, const Moments &from, int64_t width) {
@@ -183,7 +177,7 @@ void normalize(const Part &part, const X *x, M mask, const Kept<A> &kept, const 
           repeat<decltype(some)::count>([&](auto r) BRAINDNORM_INLINE {
             some.fetch(x + some.begin[r], at.j);
             const auto v = (at.get(x + some.begin[r]) - mean) * slope + shift;
-            put<far>(at, y + some.begin[r], at.keep(within.from(some.begin[r]), v));
+            put(at, far, y + some.begin[r], at.keep(within.from(some.begin[r]), v));
           });
         });
       });
@@ -241,7 +235,7 @@ void gradient_of(const Part &part, const X *x, M mask, const A *g, const Kept<A>
             some.fetch(x + here, at.j), some.fetch(g + here, at.j);
             const auto z = ((at.get(x + here) - mean) - rest) * rstd;
             const auto d = slope * at.get(g + here) - shift - slope_z * z;
-            put<far>(at, dx + here, at.keep(within.from(here), d));
+            put(at, far, dx + here, at.keep(within.from(here), d));
           });
         });
       });

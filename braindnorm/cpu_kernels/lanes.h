@@ -140,6 +140,12 @@ BRAINDNORM_INLINE inline V root(V v) {
   }
 }
 
+// NaN stays what it is.
+template <class V>
+BRAINDNORM_INLINE inline V nonnegative(V v) {
+  return v < 0 ? V{} : v;
+}
+
 template <class A>
 struct One {
   using Value = A;

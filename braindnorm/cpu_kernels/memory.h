@@ -28,7 +28,7 @@ bool is_far(int64_t bytes, const Y *result, int64_t row) {
   return bytes >= BRAINDNORM_FAR && aligned && row % kLanes<A> == 0;
 }
 
-// Calls body(std::true_type()) or body(std::false_type()).
+// Calls body(std::true_type()) or body(std::false_type()): a loop over what is in the cache has no branch in it.
 template <class Body>
 BRAINDNORM_INLINE inline void with_flag(bool flag, const Body &body) {
   if (flag) body(std::true_type());
@@ -53,15 +53,16 @@ inline void end_streams() {
 #endif
 }
 
-// A place that writes past the cache, if `kFar`, and fetches what lies `ahead` elements further.
-template <bool kFar, class At, class Y, class V>
-BRAINDNORM_INLINE inline void put(At at, Y *p, V v) {
-  if constexpr (!kFar || std::is_arithmetic_v<V>) at.put(p, v);
-  else stream(p + at.j, at.stored(p, v));
+// Writes past the cache, if it is `far`: a flag, or a type that is true or false.
+template <class At, class Far, class Y, class V>
+BRAINDNORM_INLINE inline void put(At at, Far far, Y *p, V v) {
+  if constexpr (!std::is_arithmetic_v<V>)
+    if (far) return stream(p + at.j, at.stored(p, v));
+  at.put(p, v);
 }
-template <bool kFar, class At, class X>
-BRAINDNORM_INLINE inline void fetch(At at, const X *p) {
-  if constexpr (kFar) __builtin_prefetch(p + at.j);
+template <class At, class Far, class X>
+BRAINDNORM_INLINE inline void fetch(At at, Far far, const X *p) {
+  if (far) __builtin_prefetch(p + at.j);
 }
 
 }  // namespace braindnorm

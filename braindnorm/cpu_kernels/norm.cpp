@@ -38,7 +38,7 @@ void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, 
       const auto run = [&](const auto &some, auto parts, auto own) {
         forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved, far);
       };
-      for_rows<4, 4, kBlock>(view, first, last, mask, run, [&](int64_t item) {
+      for_rows<4, 4, 4, kBlock>(view, first, last, mask, run, [&](int64_t item) {
         saved.put(item, {});
         std::fill_n(y + item * n, n, A(0));
       });
@@ -65,7 +65,7 @@ void backward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask,
       const auto run = [&](const auto &some, auto parts, auto own) {
         backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias, far);
       };
-      for_rows<2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
+      for_rows<4, 2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
         if (dx) std::memset(dx + item * view.row(), 0, view.row() * sizeof(X));
       });
     } else if constexpr (!std::is_same_v<M, RowMask>) {

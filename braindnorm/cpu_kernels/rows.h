@@ -13,6 +13,8 @@
 
 namespace braindnorm {
 
+constexpr int64_t kShort = 512;  // of rows, of which four of two arrays are in the cache of first level
+
 // Rows that are normalized at once, so that none waits for the sums of another; `kApart`, with parameters of their own.
 template <int kRows, bool kApart = false>
 struct Some {
@@ -102,8 +104,8 @@ void forward_rows(const View &view, const Some<kRows, kApart> &some, const X *x,
           }
           const int64_t here = begin[r] + start;
           const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
-          fetch<far>(at, x + here + next);
-          put<far>(at, y + here, at.keep(mask.from(here), z * factor + offset));
+          fetch(at, far, x + here + next);
+          put(at, far, y + here, at.keep(mask.from(here), z * factor + offset));
         });
       });
     });
@@ -162,8 +164,8 @@ void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x
           const int64_t here = begin[r] + start;
           const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
           const auto d = s[r].rstd * (at.get(g + here) * factor - shift[r] - z * slope[r]);
-          fetch<far>(at, x + here + next), fetch<far>(at, g + here + next);
-          put<far>(at, dx + here, at.keep(mask.from(here), d));
+          fetch(at, far, x + here + next), fetch(at, far, g + here + next);
+          put(at, far, dx + here, at.keep(mask.from(here), d));
         });
       });
     });
@@ -189,18 +191,20 @@ struct Waiting {
 
 // Calls run(some, parts, mask) for rows of some valid elements, and skip(item) for those of none. A row that is valid
 // throughout needs no mask; a mask of whole rows says which it is. Rows of at most kLongest elements come kRows at once,
-// others alone, their sums in kParts; so do rows with parameters of their own that are valid in part. Sums of a row are
-// in the same parts however many come with it, so that its digits do not depend on the others.
-template <int kRows, int kParts, int64_t kLongest, class M, class Run, class Skip>
+// short whole ones kMost. Others come alone, their sums in kParts; so do rows with parameters of their own that are
+// valid in part. Sums of a row are in the same parts however many come with it, so that its digits do not depend on the
+// others.
+template <int kMost, int kRows, int kParts, int64_t kLongest, class M, class Run, class Skip>
 void for_rows(const View &view, int64_t first, int64_t last, M mask, const Run &run, const Skip &skip) {
   using Short = std::integral_constant<int, 1>;
   using Long = std::integral_constant<int, kParts>;
   const int64_t n = view.row(), parameters = view.parameters();
-  const bool at_once = view.tail == 1 && n <= kLongest, apart = view.groups > 1;
+  const bool at_once = view.tail == 1 && n <= kLongest, apart = view.groups > 1, few = n <= kShort;
   const auto whole = [&](const auto &some) { run(some, Short(), Mask<false>{}); };
   const auto in_part = [&](const auto &some) {
     if constexpr (!std::is_same_v<M, RowMask>) run(some, Short(), mask);
   };
+  Waiting<kMost, false> of_short;
   Waiting<kRows, false> of_whole, of_part;
   Waiting<kRows, true> of_groups;
   for (int64_t item = first, p = 0; item < last; ++item, p += view.channels) {
@@ -208,12 +212,13 @@ void for_rows(const View &view, int64_t first, int64_t last, M mask, const Run &
     const Some<1> alone{{item}, {valid}, {p == parameters ? p = 0 : p}};
     if (valid == 0) skip(item);
     else if (at_once && valid == n && apart) of_groups.add(alone, whole);
+    else if (at_once && valid == n && few) of_short.add(alone, whole);
     else if (at_once && valid == n) of_whole.add(alone, whole);
     else if (at_once && !apart) of_part.add(alone, in_part);
     else if (valid == n) run(alone, Long(), Mask<false>{});
     else if constexpr (!std::is_same_v<M, RowMask>) run(alone, Long(), mask);
   }
-  of_groups.flush(whole), of_whole.flush(whole), of_part.flush(in_part);
+  of_groups.flush(whole), of_short.flush(whole), of_whole.flush(whole), of_part.flush(in_part);
 }
 
 }  // namespace braindnorm

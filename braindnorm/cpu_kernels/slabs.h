@@ -13,10 +13,10 @@
 
 namespace braindnorm {
 
-// An element of the batch with no more elements than this is in the cache when its turn comes, fetched in the one before.
+// An element of the batch with no more elements than this is fetched while the one before it is written.
 constexpr int64_t kAhead = 65536;
 
-// Calls body(row, how many) for rows four at once, if they may be, and for each of those that are left.
+// Calls body(row, how many) for rows four at once, if asked to, and for each of those that are left.
 template <class Body>
 BRAINDNORM_INLINE inline void at_once(int64_t first, int64_t last, bool four, const Body &body) {
   for (; four && first + 4 <= last; first += 4) body(first, std::integral_constant<int, 4>());
@@ -77,7 +77,7 @@ struct Columns {
 
 template <class A, class X, bool kMasked>
 void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, A epsilon,
-                                   const A *scale, const A *bias, A *y, const Saved<A> &saved, bool is_far) {
+                                   const A *scale, const A *bias, A *y, const Saved<A> &saved, bool far) {
   const int64_t n = view.parameters(), size = view.item_size(), soon = std::max<int64_t>(4, 2048 / n) * n;
   x += item * size, y += item * size, mask = mask.from(item * size);
   Columns<A> columns(n, true);
@@ -85,7 +85,7 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
   A *mean = means.data(), *rest = rests.data(), *factor = factors.data();
   columns.count_valid(mask, view.space);
   columns.add(view.space, [&](auto at, int64_t row, auto &one, auto &) BRAINDNORM_INLINE {
-    fetch<true>(at, x + row + soon);
+    fetch(at, true, x + row + soon);
     one += at.keep(mask.from(row), at.get(x + row));
   });
   columns.each_group(view, [&](int64_t, int64_t first, double count) {
@@ -93,7 +93,7 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
     std::fill_n(mean + first, view.channels, static_cast<A>(found));
   });
   columns.add(view.space, [&](auto at, int64_t row, auto &one, auto &two) BRAINDNORM_INLINE {
-    fetch<true>(at, x + row + soon);
+    fetch(at, true, x + row + soon);
     const auto d = at.keep(mask.from(row), at.get(x + row) - at.get(mean));
     one += d, two += d * d;
   });
@@ -106,16 +106,14 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
     for (int64_t c = first; c < first + view.channels; ++c) factor[c] = rstd * scale[c];
   });
   const int64_t next = size <= kAhead ? size : soon;
-  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    at_once(0, view.space, true, [&](int64_t s, auto count) BRAINDNORM_INLINE {
-      each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
-        const auto centre = at.get(mean), left = at.get(rest), slope = at.get(factor), offset = at.get(bias);
-        repeat<count>([&](auto r) BRAINDNORM_INLINE {
-          const int64_t row = (s + r) * n;
-          const auto d = (at.get(x + row) - centre) - left;
-          fetch<far>(at, x + row + next);
-          put<far>(at, y + row, at.keep(mask.from(row), d * slope + offset));
-        });
+  at_once(0, view.space, true, [&](int64_t s, auto count) BRAINDNORM_INLINE {
+    each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
+      const auto centre = at.get(mean), left = at.get(rest), slope = at.get(factor), offset = at.get(bias);
+      repeat<count>([&](auto r) BRAINDNORM_INLINE {
+        const int64_t row = (s + r) * n;
+        const auto d = (at.get(x + row) - centre) - left;
+        fetch(at, far, x + row + next);
+        put(at, far, y + row, at.keep(mask.from(row), d * slope + offset));
       });
     });
   });
@@ -123,7 +121,7 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
 
 template <class A, class X, bool kMasked>
 void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask, const A *g,
-                                    const A *scale, const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool is_far) {
+                                    const A *scale, const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool far) {
   const int64_t n = view.parameters(), size = view.item_size();
   x += item * size, g += item * size, mask = mask.from(item * size);
   if (dx) dx += item * size;
@@ -155,18 +153,16 @@ void backward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mas
     }
   });
   if (!dx) return;
-  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
-    at_once(0, view.space, columns.four, [&](int64_t s, auto count) BRAINDNORM_INLINE {
-      each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
-        const auto centre = at.get(mean), left = at.get(rest), inverse = at.get(rstd);
-        const auto slope = at.get(slope_g), slope_of_z = at.get(slope_z), offset = at.get(shift);
-        repeat<count>([&](auto r) BRAINDNORM_INLINE {
-          const int64_t row = (s + r) * n;
-          const auto z = ((at.get(x + row) - centre) - left) * inverse;
-          const auto d = slope * at.get(g + row) - offset - slope_of_z * z;
-          if constexpr (count == 4) fetch<far>(at, x + row + size), fetch<far>(at, g + row + size);
-          put<far>(at, dx + row, at.keep(mask.from(row), d));
-        });
+  at_once(0, view.space, columns.four, [&](int64_t s, auto count) BRAINDNORM_INLINE {
+    each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE {
+      const auto centre = at.get(mean), left = at.get(rest), inverse = at.get(rstd);
+      const auto slope = at.get(slope_g), slope_of_z = at.get(slope_z), offset = at.get(shift);
+      repeat<count>([&](auto r) BRAINDNORM_INLINE {
+        const int64_t row = (s + r) * n;
+        const auto z = ((at.get(x + row) - centre) - left) * inverse;
+        const auto d = slope * at.get(g + row) - offset - slope_of_z * z;
+        if constexpr (count == 4) fetch(at, far, x + row + size), fetch(at, far, g + row + size);
+        put(at, far, dx + row, at.keep(mask.from(row), d));
       });
     });
   });
