@@ -20,7 +20,7 @@ from ..units import Mantissa, Shape
 from . import pilot
 from .axes import is_trailing, leading_ones, sum_groups
 from .barriers import fence, unknown
-from .moments import at_least_one, local_count, rstd, whole_groups, zero_masked
+from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
@@ -178,7 +178,7 @@ def _deviation(x: Values, centre: Centre, valid: Mask) -> Values:
     """
     if not centre:
         return zero_masked(x, valid)
-    x = x if valid is None else jnp.where(valid, x, centre[0])
+    x = x if valid is None else choose(valid, x, centre[0])
     for part in centre:
         x = x - part
     return zero_masked(x, valid)
@@ -238,4 +238,4 @@ def _ones(v: Values) -> Values:
 
     What is the same in all lanes would be summed over them by itself, in the transpose.
     """
-    return jnp.where(v == v, jnp.ones_like(v), jnp.ones_like(v))
+    return choose(v == v, jax.lax.full_like(v, 1), jax.lax.full_like(v, 1))

@@ -14,7 +14,7 @@ from jax.extend.core import Primitive
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
-from .deferred import Deferred
+from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, local_count, zero_masked
 from .sums import kept_shape, total
 
@@ -40,6 +40,8 @@ def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arra
 
 
 def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
+    if is_constant(x.shape) and x.size <= TINY:
+        return _of_all(x, valid, reduction=reduction)
     # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
     axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
     x_part, valid_part = (_first_sixteenth(v, axis) for v in (x, valid))
