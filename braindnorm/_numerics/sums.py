@@ -60,7 +60,7 @@ def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     if (n > 32 or v.size > TINY) and v.size <= SMALL and 1 < n in PRODUCTS:
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
-    if len(axes) == v.ndim > 1 and v.size <= SMALL:
+    if len(axes) == v.ndim > 1 and TINY < v.size <= SMALL:
         return jnp.sum(v.reshape(1, -1), 1).reshape(kept)
     return plain_sum(v, axes=axes)
 
