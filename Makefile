@@ -20,6 +20,9 @@ INSTALL = -m pip install --quiet --no-input --disable-pip-version-check
 # A worker takes whole files, in the order of tests/conftest.py: what a file compiles serves its next tests.
 PYTEST = -m pytest -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
+# First the tests whose programs may be compiled quickly, then the others.
+both = $(1) $(PYTEST) --compiled quickly && $(1) $(PYTEST) --compiled fully
+
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help setup kernels demo demo-receptor demo-vowels demo-fashion demo-multi demo-online test test-oldest test-newest test-kernels test-sanitize test-shapes test-interop fuzz coverage package docs lint bench clean distclean
@@ -47,18 +50,18 @@ demo-multi: .venv/.stamp-examples ## train one network on several processes (1 m
 demo-online: .venv/.stamp-examples ## train a network with each norm by an online rule and through time (5 minutes)
 	.venv/bin/python examples/online_training.py $(ARGS)
 
-test: .venv/.stamp-test kernels ## run the tests, warnings as errors (12 minutes, less the next time; JOBS=2, ARGS='-k mask')
-	.venv/bin/python $(PYTEST)
+test: .venv/.stamp-test kernels ## run the tests, warnings as errors (8 minutes, less the next time; JOBS=2, ARGS='-k mask')
+	$(call both,.venv/bin/python)
 
-test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (12 minutes)
-	.venv-oldest/bin/python $(PYTEST)
+test-oldest: .venv-oldest/.stamp kernels ## run the tests with the lower bounds of pyproject.toml (8 minutes)
+	$(call both,.venv-oldest/bin/python)
 
 test-newest: ## run the tests with the newest Python and releases (12 minutes, from the network)
 	@test -n "$(NEWEST_PYTHON)" || { echo "braindnorm needs Python 3.11 or newer; set NEWEST_PYTHON=/path/to/python"; exit 1; }
 	@echo "Making .venv-newest with $(NEWEST_PYTHON)"
 	$(NEWEST_PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
-	.venv-newest/bin/python $(PYTEST)
+	$(call both,.venv-newest/bin/python)
 
 kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (half a minute)
 	@.venv/bin/python braindnorm/cpu_kernels/_build.py

@@ -5,6 +5,7 @@ import gc
 import os
 import resource
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +22,11 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
-# What XLA compiled is shared among workers, with the processes that tests start, and with the next run. JAX looks a
+# What took XLA long is shared among workers, with the processes that tests start, and with the next run. JAX looks a
 # program up by its text, XLA's flags and its own version: one that has changed is compiled.
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")  # to keep a program takes 10 ms
 
 # The same examples in every run, and no deadline: the first call of a function compiles it.
 settings.register_profile("repository", derandomize=True, deadline=None, database=None)
@@ -34,7 +35,7 @@ settings.load_profile("repository")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", action="store_true", help="run the tests with the kernels for a CPU in use")
-    parser.addoption("--optimized", action="store_true", help="have XLA optimize every program, as users do")
+    parser.addoption("--compiled", choices=("quickly", "fully"), help="only the tests that are compiled in this way")
     parser.addoption("--shapes", action="store_true", help="check the types and shapes of the arithmetic at each call")
 
 
@@ -46,35 +47,43 @@ CHECKED = [
 ]
 
 
-# XLA optimizes, as it does for users, where rounding, speed or the program itself is tested. The laws of derivatives,
-# masks, units, devices and phases hold for any compiler: there, a quarter of the time is spared.
-OPTIMIZED = ("cpu_kernels", "documents", "examples", "functional", "numerics", "support")
-OPTIMIZED += ("conformance", "interop/frameworks")
-OPTIMIZED += tuple(f"laws/test_{name}.py" for name in ("clocks", "device_traffic", "dtype", "every_axis", "precision"))
+# Compiled as for users: where rounding, speed or the program itself is tested. The laws of derivatives, masks, units,
+# devices and phases hold for any compiler: `--compiled quickly` takes half the time for them.
+FULLY = ("conformance", "cpu_kernels", "functional", "interop/frameworks", "numerics", "support")
+FULLY += tuple(f"laws/test_{name}.py" for name in ("clocks", "device_traffic", "dtype", "every_axis", "precision"))
 TESTS = Path(__file__).parent
-
-
-now_optimized = [True]  # JAX does not tell what is set
-
-
-def is_optimized(path: Path, config: pytest.Config) -> bool:
-    """Say whether what a file compiles is optimized."""
-    return config.getoption("--optimized") or path.relative_to(TESTS).as_posix().startswith(OPTIMIZED)
+# One module and one thread for what is fused, and none of MLIR's passes.
+QUICK_FLAGS = ("--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_use_fusion_emitters=false")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put the files that are optimized last, and of each kind the long ones first."""
+    """Keep the tests that are compiled in the chosen way, the long files first."""
+    if compiled := config.getoption("--compiled"):
+        fully = [item.path.relative_to(TESTS).as_posix().startswith(FULLY) for item in items]
+        items[:] = [item for item, is_full in zip(items, fully, strict=True) if is_full == (compiled == "fully")]
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (is_optimized(item.path, config), -tests[item.path], item.path))
+    items.sort(key=lambda item: (-tests[item.path], item.path))
+
+
+def known_flags() -> list[str]:
+    """Ask XLA, which ends a process that has a flag it does not know, which of QUICK_FLAGS it knows."""
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    asked = [subprocess.Popen(start, env=os.environ | {"XLA_FLAGS": flag}, **quiet) for flag in QUICK_FLAGS]
+    return [flag for flag, process in zip(QUICK_FLAGS, asked, strict=True) if process.wait() == 0]
 
 
 peaks: dict[str, float] = {}  # the most memory of each worker, in GB
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin anew where what is kept has grown too large: a run leaves tens of megabytes, and JAX removes nothing."""
-    if not hasattr(config, "workerinput") and sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
-        shutil.rmtree(COMPILED)
+    """Set what the workers inherit, and bound what is kept: a run leaves tens of megabytes, and JAX removes nothing."""
+    if not hasattr(config, "workerinput"):
+        if sum(kept.stat().st_size for kept in COMPILED.glob("*")) > 5e8:
+            shutil.rmtree(COMPILED)
+        if config.getoption("--compiled") == "quickly":
+            os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+            os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *known_flags()])
     if config.getoption("--shapes"):
         from jaxtyping import install_import_hook
 
@@ -110,16 +119,10 @@ def forget_when_memory_is_short() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def optimize(request: pytest.FixtureRequest) -> None:
-    """Have XLA optimize what the next files compile, or not."""
-    import jax
-
+def forget_between_files() -> Iterator[None]:
+    """Keep a worker small where its memory is not looked at."""
+    yield
     if sys.platform != "linux":
-        forget_programs()  # memory is not looked at there
-    optimized = is_optimized(request.path, request.config)
-    if optimized not in now_optimized:
-        now_optimized[:] = [optimized]
-        jax.config.update("jax_disable_most_optimizations", not optimized)
         forget_programs()
 
 
@@ -130,6 +133,8 @@ def resident() -> float:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--compiled") and session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK  # what was asked for is compiled in the other way
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
     if hasattr(session.config, "workeroutput"):
