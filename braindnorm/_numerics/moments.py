@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
+from .deferred import is_explicit
 from .shapes import Mask, Statistic, Values
 from .sums import total
 
@@ -111,7 +112,11 @@ def across_devices(totals: Sequence[jax.Array], reduction: Reduction) -> Sequenc
 
 def zero_masked(x: Values, valid: Mask) -> Values:
     """Return `x` with zeros where it is not valid: before any arithmetic, so that NaN in the padding goes nowhere."""
-    return x if valid is None else choose(valid, x, jax.lax.full_like(x, 0))
+    if valid is None:
+        return x
+    if is_explicit(x) or is_explicit(valid):  # a number brings the mask to the sharding of x
+        return jnp.where(valid, x, 0)
+    return choose(valid, x, jax.lax.full_like(x, 0))
 
 
 def choose(where: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
