@@ -53,6 +53,8 @@ def check_exponent(exponent: float, rectify: object) -> None:
     OptionError
         If one of them is not.
     """
+    if isinstance(exponent, jax.core.Tracer):
+        raise OptionError(f"exponent must be known when a program is traced, not be its argument; got {exponent!r}.")
     number = isinstance(exponent, int | float | np.number) and not isinstance(exponent, bool)
     if not number or not 0 < exponent <= 100:
         raise OptionError(f"exponent must be one number above 0 and at most 100; got {exponent!r}.")

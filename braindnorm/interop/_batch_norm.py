@@ -10,7 +10,7 @@ from .._numerics.axes import Axes, as_size
 from ..layers import BatchNorm, BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d
 from ..layers._never_updated import trust
 from ..units import Mantissa, Shape
-from ._common import Foreign, check_expressible, lacks, load, refuse
+from ._common import Foreign, check_expressible, lacks, load, refuse, weights_of
 
 # by how many axes of space there are
 BY_SPACE = (BatchNorm0d, BatchNorm1d, BatchNorm2d, BatchNorm3d)
@@ -77,7 +77,13 @@ def sized(module: Foreign, channels: int, in_size: Axes | None, spaces: Collecti
 
 
 def check_batch_norm(
-    layer: BatchNorm, target: str, *, unbiased: bool, untracked: bool = False, has: Collection[str] = ()
+    layer: BatchNorm,
+    target: str,
+    *,
+    unbiased: bool,
+    untracked: bool = False,
+    scale_alone: bool = False,
+    has: Collection[str] = (),
 ) -> None:
     """Raise if a batch norm of ours has an option that the target lacks.
 
@@ -91,6 +97,8 @@ def check_batch_norm(
         Whether the target keeps a variance over n - 1.
     untracked : bool
         Whether it can do without running statistics.
+    scale_alone : bool
+        Whether it can learn a scale and no bias.
     has : collection of str
         The options that it has, and may have any value of.
 
@@ -105,6 +113,8 @@ def check_batch_norm(
     if not layer.track_running_stats and not untracked:
         remedy = "Build the layer with track_running_stats=True."
         lacks(layer, "track_running_stats=False", target, remedy)
+    if not scale_alone and layer.weight is not None and weights_of(layer)[1] is None:
+        lacks(layer, "a scale without a bias", target, "Build the layer with a bias.")
     if layer.track_running_stats and layer.unbiased != unbiased:
         lacks(layer, f"unbiased={layer.unbiased}", target, f"Build the layer with unbiased={unbiased}.")
 

@@ -26,8 +26,11 @@ def fold_after(layer: Foreign, line: Line, between: Unit) -> Foreign:
     weights = layer.weight.value
     weight, unit = split(weights["weight"], "the weight")
     offset = offset + _old_bias(layer, line.unit, between) * slope
+    scaled, out_unit = weight * slope, product(unit, between, line.out_unit, over=line.unit)
+    if out_unit.has_same_dim(line.out_unit):  # the input has no unit: what comes is in the norm's own, as before
+        scaled, out_unit = np.asarray(units.convert(scaled, out_unit, line.out_unit)), line.out_unit
     new = {
-        "weight": join(weight * slope, product(unit, between, line.out_unit, over=line.unit), weights["weight"]),
+        "weight": join(scaled, out_unit, weights["weight"]),
         "bias": join(offset.reshape(_bias_shape(layer, offset)), line.out_unit, weights["weight"]),
     }
     return _with(layer, new)

@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .._numerics.axes import Axes
+from .._numerics.axes import Axes, as_size
 from ..layers import GroupNorm, LayerNorm, RMSNorm
 from ..units import Shape
 from ._common import lacks, refuse, state_of
 
 
-def trailing(shape: Sequence[int]) -> dict[str, Any]:
-    """Return the axes of our layer for a module that normalizes and scales trailing axes of this shape."""
-    axes = tuple(range(-len(shape), 0))
-    return {"in_size": tuple(shape), "reduction_axes": axes, "feature_axes": axes}
+def trailing(module: object, shape: Sequence[int], in_size: Axes | None = None) -> dict[str, Any]:
+    """Return the axes of our layer for a module that normalizes and scales trailing axes of this shape.
+
+    Raises
+    ------
+    ConversionError
+        If `in_size` is given, and ends otherwise.
+    """
+    size, ends = tuple(shape) if in_size is None else as_size(in_size), tuple(shape)
+    if size[len(size) - len(ends) :] != ends:
+        remedy = f"Leave it out, or end it with {ends}."
+        refuse(type(module).__name__, f"normalizes axes of shape {ends}, but in_size={size}", remedy)
+    axes = tuple(range(-len(ends), 0))
+    return {"in_size": size, "reduction_axes": axes, "feature_axes": axes}
 
 
 def trailing_shape(layer: LayerNorm | RMSNorm, target: str) -> Shape:

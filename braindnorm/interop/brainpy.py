@@ -42,7 +42,7 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm | Bat
     dnn = package("brainpy").dnn
     arguments: dict[str, Any]
     if type(module) is dnn.LayerNorm:
-        learn, arguments = module.elementwise_affine, trailing(module.normalized_shape)
+        learn, arguments = module.elementwise_affine, trailing(module, module.normalized_shape)
     elif type(module) in (dnn.GroupNorm, dnn.InstanceNorm):
         learn, arguments = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
     else:

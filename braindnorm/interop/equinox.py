@@ -29,7 +29,8 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, state: Foreign = 
         The norm.
     in_size : int or sequence of int, optional
         The size of the input, ``(channels, height, width)``. A ``GroupNorm`` and a ``BatchNorm`` need it, for they do
-        not know how many axes of space there are; the others have it in their ``shape``.
+        not know how many axes of space there are; the others have it in their ``shape``, with which it ends if it is
+        given.
     state : equinox.nn.State, optional
         What holds the running statistics of a ``BatchNorm``.
     **options
@@ -44,9 +45,9 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, state: Foreign = 
     Raises
     ------
     ConversionError
-        If it is of another class, an ``RMSNorm`` has a bias that is not 0, or `in_size` or `state` is missing where it
-        is needed. A ``BatchNorm`` with ``mode='ema'``, or whose first updates equinox still corrects for the start,
-        trains in a way that ours lacks: its statistics go over with ``frozen=True`` or with a `momentum`.
+        If it is of another class, an ``RMSNorm`` has a bias that is not 0, `in_size` does not fit, or it or `state` is
+        missing where it is needed. A ``BatchNorm`` with ``mode='ema'``, or whose first updates equinox still corrects
+        for the start, trains in a way that ours lacks: its statistics go over with ``frozen=True`` or a `momentum`.
     PackageError
         If equinox is not installed.
     """
@@ -57,13 +58,13 @@ def from_equinox(module: Foreign, in_size: Axes | None = None, state: Foreign = 
         arguments |= dict.fromkeys(("use_scale", "use_bias"), module.channelwise_affine)
         return load(GroupNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.LayerNorm:
-        arguments = trailing(module.shape) | {"epsilon": module.eps}
+        arguments = trailing(module, module.shape, in_size) | {"epsilon": module.eps}
         arguments |= {"use_scale": module.use_weight, "use_bias": module.use_bias}
         return load(LayerNorm(**{**arguments, **options}), module.weight, module.bias)
     if type(module) is nn.RMSNorm:
         if module.use_bias and bool(jnp.any(module.bias != 0)):
             refuse("RMSNorm", "has a bias that is not 0, which ours lacks", "Add it after the norm.")
-        arguments = trailing(module.shape) | {"epsilon": module.eps, "use_scale": module.use_weight}
+        arguments = trailing(module, module.shape, in_size) | {"epsilon": module.eps, "use_scale": module.use_weight}
         return load(RMSNorm(**{**arguments, **options}), module.weight)
     if type(module) is nn.BatchNorm:
         return _from_batch_norm(module, in_size, state, options)

@@ -174,7 +174,7 @@ def _options(layer: Any, target: str) -> dict[str, Any]:
         unknown(layer, WITH_BATCH)
     has = ("axis_name", "axis_index_groups", "dtype")
     if isinstance(layer, BatchNorm):
-        check_batch_norm(layer, target, unbiased=False, has=has)
+        check_batch_norm(layer, target, unbiased=False, scale_alone=True, has=has)
     else:
         check_expressible(layer, target, has=has)
     scale, bias = weights_of(layer)

@@ -130,15 +130,13 @@ def _check(layer: BatchNorm, target: str) -> None:
     """Raise if the layer has an option that the target lacks."""
     stepped, bias = layer.running_steps is not None, weights_of(layer)[1] is not None
     has = ("running_steps", "gain_steps", *(("param_steps",) if stepped else ()))
-    check_batch_norm(layer, target, unbiased=True, untracked=True, has=has)
+    check_batch_norm(layer, target, unbiased=True, untracked=True, scale_alone=stepped, has=has)
     check_space(layer, target, range(4), first=True)
     if layer.gain_power != 1 or (layer.gain_steps and stepped):
         what = f"gain_steps={layer.gain_steps}, gain_power={layer.gain_power}, running_steps={layer.running_steps}"
         lacks(layer, what, target, "It has one of the two, and the gain itself.")
     if stepped and layer.affine and (bias or layer.param_steps is None):
         lacks(layer, "a bias, or a scale that is that of all steps,", target, "Build the layer as bntt does.")
-    if not stepped and layer.affine and not bias:
-        lacks(layer, "a scale without a bias", target, "Build the layer with a bias.")
 
 
 def _load(layer: BatchNorm, parts: Sequence[Foreign], gain: Foreign | None) -> None:

@@ -1,5 +1,6 @@
 """torch.nn's norms, there and back."""
 
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -50,7 +51,8 @@ def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> 
         The norm.
     in_size : int or sequence of int, optional
         The size of the input without its batch axes: ``(channels, height, width)``. A ``GroupNorm`` and a batch norm
-        need it, for they do not know their axes of space; the others have it in their ``normalized_shape``.
+        need it, for they do not know their axes of space; the others have it in their ``normalized_shape``, with which
+        it ends if it is given.
     **options
         Options of our layer: `unit`, `out_unit`, `masked_output` and so on.
 
@@ -64,8 +66,8 @@ def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> 
     Raises
     ------
     ConversionError
-        If it is of another class, `in_size` is missing where it is needed, or a batch norm has ``momentum=None`` (the
-        average of all calls).
+        If it is of another class, `in_size` does not fit or is missing where it is needed, or a batch norm has
+        ``momentum=None`` (the average of all calls).
     PackageError
         If torch is not installed.
 
@@ -76,10 +78,11 @@ def from_torch(module: Foreign, in_size: Axes | None = None, **options: Any) -> 
     """
     nn = package("torch.nn")
     if type(module) is nn.LayerNorm:
-        arguments = trailing(module.normalized_shape) | {"epsilon": module.eps, **_affine_arguments(module)}
+        arguments = trailing(module, module.normalized_shape, in_size) | _affine_arguments(module)
+        arguments["epsilon"] = module.eps
         return load(LayerNorm(**{**arguments, **options}), _array(module.weight), _array(module.bias))
     if type(module) is nn.RMSNorm:
-        arguments = trailing(module.normalized_shape) | {"epsilon": _rms_epsilon(module)}
+        arguments = trailing(module, module.normalized_shape, in_size) | {"epsilon": _rms_epsilon(module)}
         return load(RMSNorm(**{**arguments, "use_scale": module.weight is not None, **options}), _array(module.weight))
     if type(module) is nn.GroupNorm:
         arguments = channels_first(module, module.num_channels, in_size) | _affine_arguments(module)
@@ -155,11 +158,14 @@ def _from_batch_norm(module: Foreign, in_size: Axes | None, options: dict[str, A
 def _to_batch_norm(torch: Any, layer: BatchNorm) -> Foreign:
     space = check_space(layer, "torch.nn", range(4), first=True)
     kind = f"BatchNorm{max(space, 1)}d"
-    check_batch_norm(layer, f"torch.nn.{kind}", unbiased=True, untracked=True)
-    options = {"affine": layer.weight is not None, "track_running_stats": layer.track_running_stats}
-    module = getattr(torch.nn, kind)(layer.in_size[0], epsilon_of(layer), 1 - layer.momentum, **options)
+    made = getattr(torch.nn, kind)
+    has_bias = "bias" in inspect.signature(made).parameters  # not before torch 2.13
+    check_batch_norm(layer, f"torch.nn.{kind}", unbiased=True, untracked=True, scale_alone=has_bias)
     keys = ("weight", "bias", "running_mean", "running_var")
     values = {k: v for k, v in zip(keys, (*weights_of(layer), *running_values(layer)), strict=True) if v is not None}
+    options = {"affine": layer.weight is not None, "track_running_stats": layer.track_running_stats}
+    options |= {"bias": "bias" in values} if has_bias else {}
+    module = made(layer.in_size[0], epsilon_of(layer), 1 - layer.momentum, **options)
     if values:  # torch takes one dtype for all
         wide = jnp.result_type(*values.values())
         module = module.to(getattr(torch, str(wide)))

@@ -46,6 +46,8 @@ def rate_of(decay: float | None, tau: QuantityLike | None) -> Rate:
     UnitError
         If ``dt`` is of another dimension than `tau`.
     """
+    if tau is not None and np.isinf(_number(tau, "tau")[0]):
+        return 0.0  # nothing is forgotten, however long a step is
     if tau is None:
         factor = 1.0 if decay is None else float(decay)
         return -math.log(factor) if factor else math.inf

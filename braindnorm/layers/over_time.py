@@ -212,8 +212,8 @@ class OverTime(NormModule):
         mask : array_like of bool or int, optional
             As in :meth:`update`, with the time axis of `xs`.
         reset : array_like of bool or int, optional
-            As in :meth:`update`, with the time axis of `xs`. Without it, or where that is 1 long, trials begin with the
-            first step.
+            True where a new trial begins, aligned with the leading axes of `xs`, of which `time_axis` is one. Where it
+            lacks that axis, or that is 1 long, trials begin with the first step: ``True``, or ``trials[None]``.
 
         Returns
         -------

@@ -120,8 +120,8 @@ def fit_leading(valid: jax.Array, shape: Sequence[int], in_size: Sequence[int], 
     if valid.ndim > len(batch) or not broadcasts(valid.shape, batch):
         raise MaskError(
             f"the {what} of shape {valid.shape} does not fit the leading axes of an input of shape"
-            f" {tuple(shape)}, of which {batch} are batch axes (in_size={tuple(in_size)}). It has one entry for each"
-            " trial: give it those axes."
+            f" {tuple(shape)}, of which {batch} are batch axes (in_size={tuple(in_size)}). Give it one entry"
+            " for each trial: these axes, from the left, each of this length or 1 long."
         )
     return valid.reshape(*valid.shape, *[1] * (len(shape) - valid.ndim))
 

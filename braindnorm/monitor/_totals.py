@@ -30,9 +30,10 @@ class Record(NamedTuple):
 
     `count` is how many valid elements there were and `masked` the share of those that were not. `mean` and `std` are of
     the input, in the input's unit: the mean of all valid elements, and the root of the mean variance within the groups
-    of this step (what the norm divides by, but for an RMSNorm, a DivisiveNorm and an OverTime). `out_mean` and
-    `out_std` are the same of the output, in its unit. `running_mean` and `running_std` are what a BatchNorm keeps after
-    the call, mean and root of the mean variance over its channels (and steps); NaN of the other norms.
+    of this step, weighted by their valid elements (what the norm divides by, but for an RMSNorm, a DivisiveNorm and an
+    OverTime). `out_mean` and `out_std` are the same of the output, in its unit. `running_mean` and `running_std` are
+    what a BatchNorm keeps after the call, mean and root of the mean variance over its channels (and steps); NaN of the
+    other norms.
     """
 
     count: np.ndarray  # type: ignore[assignment]  # hides tuple.count

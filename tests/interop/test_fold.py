@@ -97,8 +97,7 @@ def test_units_of_weights_and_norm() -> None:
     """Weights in nA, a norm from pA to mV: the folded weights are in mV, the physical output is the same."""
     layer, norm = linear(unit=u.nA), drawn(BatchNorm(4, unit=u.pA, out_unit=u.mV), variance=1e6)
     folded = fold_norm(layer, norm)
-    assert u.get_unit(folded.weight.value["bias"]) == u.mV
-    assert u.get_unit(folded.weight.value["weight"]).has_same_dim(u.mV)
+    assert [u.get_unit(value) for value in folded.weight.value.values()] == [u.mV, u.mV]
     close(dot(X, folded, u.mV), normalized(dot(X, layer, u.pA), norm))
 
 
@@ -107,6 +106,10 @@ def test_a_unit_that_the_model_puts_in_between() -> None:
     folded = fold_norm(layer, norm, between=u.nA)
     assert isinstance(folded.weight.value["weight"], jnp.ndarray)
     close(dot(X, folded), normalized(dot(X, layer), norm))
+    declared = drawn(BatchNorm(4, unit=u.nA, out_unit=u.mV))
+    folded = fold_norm(layer, declared, between=u.pA)
+    assert [u.get_unit(value) for value in folded.weight.value.values()] == [u.mV, u.mV]
+    close(dot(X, folded, u.mV), normalized(dot(X, layer) / 1000, declared))
     first = drawn(BatchNorm(5, unit=u.mV, out_unit=u.UNITLESS))
     folded = fold_norm(first, linear(unit=u.nA))
     inputs = u.Quantity(folded.weight.value["weight"])

@@ -271,6 +271,8 @@ def test_transforms_agree():
     np.testing.assert_allclose(brainstate.transform.jit(norm)(DRIVE), direct, rtol=1e-6)
     np.testing.assert_allclose(brainstate.transform.vmap(norm)(DRIVE), direct, rtol=1e-6)
     np.testing.assert_allclose(brainstate.transform.for_loop(norm, DRIVE), direct, rtol=1e-6)
+    with pytest.raises(errors.OptionError, match="exponent must be known when a program is traced"):
+        jax.grad(lambda n: divisive_norm(DRIVE, 1.0, exponent=n).sum())(2.0)
     tangent = jax.jvp(lambda d: norm(d).sum(), (DRIVE,), (np.ones_like(DRIVE),))[1]
     np.testing.assert_allclose(tangent, jax.grad(lambda d: norm(d).sum())(DRIVE).sum(), rtol=1e-4)
 

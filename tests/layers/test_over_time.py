@@ -214,6 +214,11 @@ def test_a_decay_that_is_traced_is_refused() -> None:
         jax.jit(lambda d: OverTime(LayerNorm(4), d).in_size)(0.5)
 
 
+def test_an_endless_tau_forgets_nothing() -> None:
+    with brainstate.environ.context(dt=0.1 * u.ms):
+        assert np.array_equal(made(tau=np.inf * u.ms).update_sequence(X), made(decay=1.0).update_sequence(X))
+
+
 def test_tau_needs_a_time_step_of_its_kind() -> None:
     with pytest.raises(OptionError, match=r"the environment has no time step. Write brainstate\.environ\.set"):
         made(tau=1 * u.ms)(X[0])
@@ -280,6 +285,8 @@ def test_a_norm_with_an_update_of_its_own() -> None:
 def test_resets_and_axes_that_do_not_fit() -> None:
     with pytest.raises(MaskError, match=r"the reset of shape \(4,\) does not fit the leading axes"):
         made()(X[0], reset=np.zeros(4, bool))
+    with pytest.raises(MaskError, match=r"reset of shape \(3,\) .* of which \(6, 3\) are .* or 1 long"):
+        made().update_sequence(X, reset=[0, 1, 0])  # the first of the leading axes is time
     with pytest.raises(MaskError, match=r"the reset is of dtype float32"):
         made()(X[0], reset=X[0, :, 0])
     with pytest.raises(MaskError, match="the statistics run over all of them"):
@@ -324,6 +331,10 @@ def test_a_sequence_that_begins_anew_does_so_once() -> None:
         layer.update_sequence(X[::-1])
         assert np.allclose(layer.update_sequence(X, reset=reset), fresh, atol=1e-6)
         assert layer.memory.value["count"][:, 0].tolist() == [24, 24, 24]
+    layer = made()
+    layer.update_sequence(X[::-1])
+    layer.update_sequence(X, reset=np.array([0, 1, 0])[None])
+    assert layer.memory.value["count"][:, 0].tolist() == [48, 24, 48]
     layer = made(time_axis=1)
     xs = np.swapaxes(X, 0, 1)
     layer.update_sequence(xs[:, ::-1])

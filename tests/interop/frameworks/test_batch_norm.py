@@ -297,6 +297,17 @@ def seen_once(mode: str) -> Any:
     return eqx.nn.make_with_state(eqx.nn.BatchNorm)(6, "batch", mode=mode)[0]
 
 
+def test_a_scale_without_a_bias() -> None:
+    """torch and flax have it; the others would learn a bias besides."""
+    module = interop.to_torch(BatchNorm0d(4, bias_initializer=None, unbiased=True))
+    assert [name for name, _ in module.named_parameters()] == ["weight"]
+    module = interop.to_flax(BatchNorm0d(4, bias_initializer=None))
+    assert module.bias is None and module.scale is not None
+    for convert, unbiased in ((interop.to_equinox, False), (interop.to_brainstate, False), (interop.to_brainpy, True)):
+        with pytest.raises(ConversionError, match=r"has a scale without a bias, which .* lacks. Build the layer with"):
+            convert(BatchNorm0d(4, bias_initializer=None, unbiased=unbiased))
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "torch, cumulative": (
         lambda: interop.from_torch(cumulative(), 6),

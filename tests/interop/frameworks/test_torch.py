@@ -126,6 +126,14 @@ def test_what_torch_lacks_is_named(layer: LayerNorm, message: str) -> None:
         to_torch(layer)
 
 
+def test_a_size_ends_with_the_normalized_shape() -> None:
+    for module in (torch.nn.LayerNorm(4), torch.nn.RMSNorm(4)):
+        assert from_torch(module, in_size=(9, 4)).in_size == (9, 4)
+        for size in ((9, 9), 9, (4, 9)):
+            with pytest.raises(ConversionError, match=r"normalizes axes of shape \(4,\), but in_size=.*end it with"):
+                from_torch(module, in_size=size)
+
+
 def test_group_norm_asks_for_its_size() -> None:
     with pytest.raises(ConversionError, match=r"Give in_size=\(6, height, width\)"):
         from_torch(torch.nn.GroupNorm(2, 6))
