@@ -4,7 +4,7 @@ Any centre is algebraically exact. One from which the mean is few standard devia
 its digits; the mean of some of the elements is such a centre.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,14 +12,11 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 
 from ..units import Shape
-from .axes import is_trailing, sum_groups
+from .axes import sum_groups
 from .barriers import unknown
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, local_count, zero_masked
-from .sums import kept_shape, plain_sum, total
-
-# a sum over axes, which are kept
-Sum = Callable[[jax.Array, Sequence[int]], jax.Array]
+from .sums import kept_shape, total
 
 
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
@@ -31,19 +28,19 @@ def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
     return near_mean
 
 
-def _count(x: jax.Array, valid: jax.Array, reduction: Reduction, sum_over: Sum) -> jax.Array:
-    return local_count(x.shape, unknown(valid), reduction, x.dtype, total=sum_over)
+def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
+    return local_count(x.shape, unknown(valid), reduction, x.dtype, total=total)
 
 
-def _mean(x: jax.Array, valid: jax.Array, count: jax.Array, reduction: Reduction, sum_over: Sum) -> jax.Array:
-    summed = sum_over(zero_masked(x, valid), reduction.axes)
+def _mean(x: jax.Array, valid: jax.Array, count: jax.Array, reduction: Reduction) -> jax.Array:
+    summed = total(zero_masked(x, valid), reduction.axes)
     if reduction.channel_axis is not None:
         summed = sum_groups(summed, reduction.channel_axis, reduction.num_groups)
     return summed / jnp.maximum(count, 1)
 
 
 def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
-    return _mean(x, valid, _count(x, valid, reduction, total), reduction, total)
+    return _mean(x, valid, _count(x, valid, reduction), reduction)
 
 
 def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
@@ -52,25 +49,20 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
     axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
     x_part, valid_part = (_first_sixteenth(v, axis) for v in (x, valid))
-    count_of_part = _count(x_part, valid_part, reduction, _few)
-    near = _mean(x_part, valid_part, count_of_part, reduction, _few)
+    count_of_part = _count(x_part, valid_part, reduction)
+    near = _mean(x_part, valid_part, count_of_part, reduction)
     if valid.shape[axis] == 1:
         return near
-    count = _count(x, valid, reduction, total)
+    count = _count(x, valid, reduction)
     # as a number, whose maximum XLA for CPU compiles in half the time of an "or"
     missed = jnp.max(((count_of_part == 0) & (count > 0)).astype(x.dtype), initial=0) > 0
     near_mean: jax.Array = jax.lax.cond(
         missed,
-        lambda x, valid, count, near: _mean(x, valid, count, reduction, total),
+        lambda x, valid, count, near: _mean(x, valid, count, reduction),
         lambda x, valid, count, near: near,
         *(x, valid, count, near),
     )
     return near_mean
-
-
-def _few(v: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """Sum along rows that are a sixteenth of what is summed later: as few kernels as there can be."""
-    return plain_sum(v, axes=tuple(axes)) if is_trailing(axes, v.ndim) else total(v, axes)
 
 
 def _first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
