@@ -8,7 +8,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from ..units import Shape
-from .deferred import Deferred, Operand
+from .deferred import TINY, Deferred, Operand, is_constant
 
 Tree = TypeVar("Tree")
 # an array, or a zero that is known
@@ -32,7 +32,12 @@ def fence(values: Tree, *, size: int | None = None, above: int = 0, tiles: bool 
 
 
 def unknown(mask: jax.Array) -> jax.Array:
-    """Return a mask that XLA does not know: a constant of the program it would count while it compiles, in seconds."""
+    """Return a mask that XLA does not know: a constant of the program it would count while it compiles, in seconds.
+
+    A tiny one it may count: that takes no time, and then is no part of the program.
+    """
+    if is_constant(mask.shape) and mask.size <= TINY:
+        return mask
     behind: jax.Array = jax.lax.optimization_barrier(mask)
     return behind
 

@@ -20,6 +20,8 @@ R = TypeVar("R", jax.Array, list[jax.Array])
 Rule = Callable[..., object]
 # an array; a constant of a program, which JAX keeps as an array of numpy; or what stands for an operand in a transpose
 Operand = Any
+# up to as many elements a program of few kernels is as fast as any, and soonest compiled: plain sums, and no choices
+TINY = 2048
 
 
 class Deferred(Generic[R]):

@@ -13,9 +13,10 @@ import jax
 from jax.custom_derivatives import SymbolicZero
 
 from ..units import Mantissa
-from .fused import Count, Plan, Primals, statistics_with_variance, value
+from .fused import Plan, Primals, value
 from .moments import local_count
 from .shapes import Mask, Parameter, Statistic, Values
+from .statistics import Count, statistics_with_variance
 
 Rule = Callable[..., Any]
 

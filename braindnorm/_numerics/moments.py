@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
+from .deferred import is_explicit
 from .shapes import Mask, Statistic, Values
 from .sums import total
 
@@ -111,7 +112,21 @@ def across_devices(totals: Sequence[jax.Array], reduction: Reduction) -> Sequenc
 
 def zero_masked(x: Values, valid: Mask) -> Values:
     """Return `x` with zeros where it is not valid: before any arithmetic, so that NaN in the padding goes nowhere."""
-    return x if valid is None else jnp.where(valid, x, 0)
+    if valid is None:
+        return x
+    if is_explicit(x) or is_explicit(valid):  # a number brings the mask to the sharding of x
+        return jnp.where(valid, x, 0)
+    return choose(valid, x, jax.lax.full_like(x, 0))
+
+
+def choose(where: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return `a` where the condition holds, and `b` elsewhere: ``jnp.where``, but no function apart in the program.
+
+    Such a function takes as long to differentiate and to compile as all that it stands in.
+    """
+    shape = jnp.broadcast_shapes(where.shape, a.shape, b.shape)
+    chosen: jax.Array = jax.lax.select(*(jnp.broadcast_to(v, shape) for v in (where, a, b)))
+    return chosen
 
 
 def deviations(
@@ -181,5 +196,4 @@ def merge(a: Moments, b: Moments) -> Moments:
 def rstd(var: Statistic, epsilon: Mantissa) -> Statistic:
     """Return 1/sqrt(var + epsilon), and 0 where that sum is 0: a constant group is then 0, not NaN."""
     total = var + epsilon
-    positive = total > 0
-    return jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, total, 1)), 0)
+    return jax.lax.rsqrt(choose(total > 0, total, jax.lax.full_like(total, jnp.inf)))

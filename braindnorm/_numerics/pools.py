@@ -86,10 +86,13 @@ def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, g
     # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
     size, limit = two_to(exponent), 2.0 ** (limits_of(x.dtype)[1] - 2)  # whose reciprocal is normal
-    unit = 1 / jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
+    base = jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
+    unit = 1 / base
     divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
     responds = ~(divisor <= 0)  # what is NaN is to be seen
-    unit, share = jnp.where(responds, unit, 0), jnp.where(responds, 1 / jnp.where(responds, divisor, 1), 0)
+    # 0 where there is no response. Quotients, each of them the last step: XLA for CPU takes what is cheaper than a
+    # quotient into the pass over x, once for each element.
+    unit, share = (1 / jnp.where(responds, v, jnp.inf) for v in (base, divisor))
     if share.size < x.size:  # once for each pool, not for each element
         unit, share = fence((unit, share), size=x.size)
     return response_to_share(n, drive, unit, share, gamma)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..units import Shape
-from .deferred import Deferred, Operand, bilinear
+from .deferred import TINY, Deferred, Operand, bilinear, is_constant
 from .shapes import Float
 from .sums import Axes, plain_sum, sum_on_cpu
 
@@ -55,6 +55,9 @@ def _multiply(
 
 def _multiply_on_cpu(a: Operand, b: Operand, *, left: Axes, right: Axes, out: Axes, dots: bool) -> jax.Array:
     shared = [axis for axis in left if axis in right]
+    sizes = dict(zip((*left, *right), (*a.shape, *b.shape), strict=True))
+    if is_constant(sizes.values()) and math.prod(sizes.values()) <= TINY:
+        return _multiply(a, b, left=left, right=right, out=out, dots=False)
     if not dots or any(axis in out for axis in shared):
         return _multiply(a, b, left=left, right=right, out=out, dots=False, sum_over=sum_on_cpu)
     (a_flat, a_axis), (b_flat, b_axis) = _as_matrix(a, left, shared), _as_matrix(b, right, shared)

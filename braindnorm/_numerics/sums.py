@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ..units import Shape
 from .axes import is_trailing, sum_groups
-from .deferred import Deferred, Operand, is_constant, linear, same_shape, shape_of
+from .deferred import TINY, Deferred, Operand, is_constant, linear, same_shape, shape_of
 from .shapes import Float, Statistic, Values
 
 Axes = Shape
@@ -57,10 +57,10 @@ def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
         if columns < WIDE or n < 4:
             return _of_long_axes(v, axes).reshape(kept)
         return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
-    if v.size <= SMALL and 1 < n in PRODUCTS:
+    if (n > 32 or v.size > TINY) and v.size <= SMALL and 1 < n in PRODUCTS:
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
-    if len(axes) == v.ndim > 1 and v.size <= SMALL:
+    if len(axes) == v.ndim > 1 and TINY < v.size <= SMALL:
         return jnp.sum(v.reshape(1, -1), 1).reshape(kept)
     return plain_sum(v, axes=axes)
 
@@ -158,7 +158,7 @@ def _group_sum(v: Values, *, axis: int, groups: int) -> Values:
 def _group_sum_on_cpu(v: Values, *, axis: int, groups: int) -> Values:
     """Sum small groups as a product with ones: XLA for CPU would take a sum into the pass over x that follows."""
     size = v.shape[axis] // groups
-    if not is_constant(v.shape) or math.prod(v.shape[axis + 1 :]) != 1 or size > 64:
+    if not is_constant(v.shape) or math.prod(v.shape[axis + 1 :]) != 1 or size > 64 or v.size <= TINY:
         return sum_groups(v, axis, groups)
     return (v.reshape(-1, size) @ jnp.ones((size, size), v.dtype)).reshape(v.shape)
 

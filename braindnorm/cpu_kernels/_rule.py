@@ -13,6 +13,7 @@ from .._numerics import fused
 from .._numerics.moments import local_count
 from .._numerics.plan import Plan
 from .._numerics.shapes import Centre, Mask, Parameter, Values
+from .._numerics.statistics import statistics_with_variance
 from ..units import Dtype, Mantissa, Shape
 from ._library import target
 from ._placement import alike
@@ -114,7 +115,7 @@ def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> Results:
 def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     (x, valid), (epsilon, scale, bias) = rows, shared
     plan = plan.with_derivatives()
-    centre, r, var = fused.statistics_with_variance(plan, x, valid, epsilon)
+    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     y = fused.value(plan, x, valid, scale, bias, centre, r)
     parts = [*centre, *[jnp.zeros_like(r)] * (2 - len(centre)), r]
     if not are_columns(plan.reduction, x.ndim):

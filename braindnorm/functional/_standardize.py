@@ -12,9 +12,10 @@ from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.deferred import is_explicit
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
-from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
+from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
+from .._numerics.statistics import mean_and_variance
 from ..units import Dtype, Mantissa
 from ._enter import Entry, NormOptions, check_flag
 
@@ -84,7 +85,7 @@ def standardize(entry: Entry, spec: Standardization) -> jax.Array:
 
 
 class Observed(NamedTuple):
-    """The moments that an input was standardized by, with the reduced axes kept and without a gradient."""
+    """The moments of an input, with the reduced axes kept."""
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, which nobody asks of moments
     mean: jax.Array
@@ -92,7 +93,7 @@ class Observed(NamedTuple):
 
 
 def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array, Observed]:
-    """Return z * scale + bias as :func:`standardize` does, and the moments."""
+    """Return z * scale + bias as :func:`standardize` does, and the moments without a gradient."""
     fitted = _fused_parameters(entry, spec)
     if _local(entry.x, spec):
         plan, *arguments = _arguments(entry.x, entry.valid, spec, entry.dtype, *fitted)
@@ -105,6 +106,22 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     count = jnp.broadcast_to(count, mean.shape)
     observed = Observed(*(jax.lax.stop_gradient(v) for v in (count, mean, var)))
     return _with_affine(y, entry), observed
+
+
+def moments_of(entry: Entry, reduction: Reduction) -> Observed:
+    """Return the moments of the valid elements, with their gradients."""
+    x, valid = entry.x, entry.valid
+    if reduction.axis_name is not None or is_explicit(x):
+        moments, _ = deviations(zero_masked(x, valid).astype(entry.dtype), reduction, valid)
+        count, mean, var = moments.count, moments.mean, moments.var
+    else:
+        mask_shape = None if valid is None else valid.shape
+        plan = plan_for(
+            x.shape, x.dtype, mask_shape, reduction, centred=True, compensated=False, dtype=entry.dtype
+        ).with_derivatives()
+        centre, var = mean_and_variance(plan, x, valid)
+        count, mean = local_count(x.shape, valid, reduction, plan.dtype), sum(centre[1:], centre[0])
+    return Observed(jnp.broadcast_to(count, mean.shape), mean, var)
 
 
 def standardize_by(entry: Entry, spec: Standardization, mean: jax.Array, var: jax.Array) -> jax.Array:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from .. import units
 from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
-from .._numerics.moments import deviations, zero_masked
 from ..units import MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
 from ._enter import NormOptions, enter
 from ._reduction import reduction_over
+from ._standardize import moments_of
 
 
 class Statistics(NamedTuple):
@@ -82,9 +82,7 @@ def moments(
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    statistics, _ = deviations(zero_masked(entry.x, entry.valid).astype(entry.dtype), reduction, entry.valid)
-    kept = statistics.mean.shape
-    count, mean, var = (jnp.broadcast_to(v, kept) for v in (statistics.count, statistics.mean, statistics.var))
+    count, mean, var = moments_of(entry, reduction)
     if not keepdims:
         count, mean, var = (jnp.squeeze(v, reduction.axes) for v in (count, mean, var))
     return Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))

@@ -85,6 +85,19 @@ def test_groups_and_space_reduced_under_vmap(axis_type: AxisType) -> None:
     assert np.abs(got - want.reshape(SHAPE)).max() < 1e-11
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (BATCH, 1, 1), (1, 1, SHAPE[-1])], ids=["element", "trial", "feature"])
+def test_a_mask_that_is_on_every_device(shape: tuple[int, ...]) -> None:
+    """Beside an array whose type says how it is sharded, a mask need not be sharded alike."""
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(-65, 5, SHAPE), rng.random(shape) < 0.7
+    every = np.ma.array(x, mask=~np.broadcast_to(mask, SHAPE))
+    want = (every - every.mean(-1, keepdims=True)) / np.sqrt(every.var(-1, keepdims=True) + 1e-6)
+    with jax.set_mesh(devices := mesh(AxisType.Explicit)):
+        sharded = jax.device_put(x.astype(np.float32), NamedSharding(devices, P(None, None, "column")))
+        got = jax.jit(lambda x, mask: functional.layer_norm(x, mask=mask))(sharded, jnp.asarray(mask))
+    np.testing.assert_allclose(got, want.filled(0), atol=1e-3)
+
+
 def test_without_jit() -> None:
     with jax.set_mesh(devices := mesh(AxisType.Explicit)):
         x = jax.device_put(np.ones(SHAPE, np.float32), NamedSharding(devices, P(None, None, "column")))

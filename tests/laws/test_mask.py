@@ -343,3 +343,28 @@ def test_nothing_is_computed_from_the_padding(kind: str, output: str) -> None:
         assert np.all(np.isfinite(jax.grad(lambda x: jnp.sum(functional.moments(x, mask=mask).var))(x)))
         with jax.disable_jit():
             assert np.all(np.isfinite(norm(x)))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_an_array_that_is_not_tiny(axis: int) -> None:
+    """Its program is another one: sums about a pilot mean, and products. One group begins only after the pilot."""
+    rng = np.random.default_rng(0)
+    x, g = rng.normal(-65, 5, (120, 40)), rng.normal(size=(120, 40))
+    mask = rng.random(x.shape) < 0.7
+    np.moveaxis(mask, axis, 0)[:20, 3] = False
+    n = mask.sum(axis, keepdims=True)
+
+    def mean(v: Any) -> Any:
+        return np.where(mask, v, 0).sum(axis, keepdims=True) / n
+
+    r = 1 / np.sqrt(mean((x - mean(x)) ** 2) + 1e-6)
+    z = (x - mean(x)) * r
+
+    @jax.jit
+    def both(x: Any) -> Any:
+        y, pull = jax.vjp(lambda x: functional.layer_norm(x, mask=mask, reduction_axes=axis), x)
+        return y, *pull(jnp.asarray(g, jnp.float32))
+
+    y, slope = both(np.where(mask, x, np.nan).astype(np.float32))
+    np.testing.assert_allclose(y, np.where(mask, z, 0), atol=2e-5)
+    np.testing.assert_allclose(slope, np.where(mask, r * (g - mean(g) - z * mean(g * z)), 0), atol=2e-6)

@@ -127,6 +127,18 @@ def test_only_a_program_for_a_cpu_has_barriers_and_products_with_ones() -> None:
         assert "dot_general" not in program(both, 40, 100, platform=platform)
 
 
+def test_a_tiny_array_has_a_program_of_few_kernels() -> None:
+    """Neither products with ones nor a branch, each of which is one more kernel to compile."""
+
+    def both(x: Any) -> Any:
+        return jax.grad(lambda x: jnp.sum(functional.layer_norm(x, jnp.ones(6), mask=x > 0) ** 2))(x)
+
+    tiny, more = program(both, 4, 6), program(both, 400, 6)
+    for expensive in ("dot_general", "stablehlo.case"):
+        assert expensive not in tiny
+        assert expensive in more
+
+
 @pytest.mark.parametrize("mapped", [(0, None, None), (0, 0, 0), (None, 0, None)], ids=str)
 def test_no_batch_of_products_and_no_sum_over_lanes_alone(mapped: Any) -> None:
     """XLA for CPU does them in loops, and column by column."""

@@ -1,0 +1,139 @@
+"""The statistics of the fast rule: a mean in parts, r and the variance, in passes that each read x alone."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..units import Mantissa
+from . import pilot
+from .axes import sum_groups
+from .barriers import fence, unknown
+from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
+from .plan import Centring, Plan
+from .shapes import Centre, Float, Mask, Statistic, Values
+from .sums import by_products_below, total, total_of_groups
+
+# how many elements are valid
+Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
+# the parts of the mean, and the variance
+Moments = tuple[Centre, Statistic]
+
+
+def statistics(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa) -> tuple[Centre, Statistic]:
+    """Return the parts of the mean, and r."""
+    return statistics_with_variance(plan, x, valid, epsilon)[:2]
+
+
+def statistics_with_variance(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa
+) -> tuple[Centre, Statistic, Statistic]:
+    """Return the parts of the mean, r and the variance, in passes that each read x alone."""
+    x = x.astype(plan.dtype)
+    barrier = functools.partial(fence, size=x.size, tiles=plan.tiles)
+    n = count_of(plan, x, valid)
+    if valid is not None and whole_groups(plan.reduction, valid.shape):
+        # a group that is masked as a whole is all 0 now, and so are its deviations
+        x, valid = fence(zero_masked(x, valid), size=x.size), None
+    centre = _centre(plan, x, valid, n)
+    d = deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
+    var = mean_of(plan, d * d, n)
+    centre, r = barrier((centre, _rstd_in_tiles(var + epsilon) if plan.tiles else rstd(var, epsilon)))
+    return centre, r, var
+
+
+def _rstd_in_tiles(var: jax.Array) -> jax.Array:
+    """Return 1/sqrt(var) without a choice, which XLA would not take into a tile: where it is 0, so is x - mean."""
+    return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
+
+
+def _centre(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
+    """Return the parts of the mean, each the mean of what those before it leave."""
+    if plan.centring is Centring.NONE:
+        return ()
+    if plan.centring is Centring.PILOT:
+        first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
+    else:
+        first = mean_of(plan, deviation(x, (), valid), n)
+    if plan.centring is Centring.MEAN:
+        return (first,)
+    # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
+    centre = fence((first,), size=x.size, tiles=plan.tiles)
+    return (*centre, mean_of(plan, deviation(x, centre, valid), n))
+
+
+def _pilot(plan: Plan, x: Values) -> Statistic:
+    """Return a centre near the mean: the mean of the first sixteenth of a reduced axis.
+
+    Any centre is exact. This one is off by at most four standard deviations, so a sum of what is left keeps its digits.
+    """
+    axes, channel = plan.reduction.axes, plan.reduction.channel_axis
+    some = jax.lax.slice_in_dim(jax.lax.stop_gradient(x), 0, -(-x.shape[axes[0]] // 16), axis=axes[0])
+    n = math.prod(some.shape[axis] for axis in axes)
+    if channel is None and n == 1:
+        return some
+    # over a number that the compiler knows: of a centre no digit matters
+    summed = fence(total(some, axes), size=x.size, tiles=plan.tiles)
+    if channel is None:
+        return summed / n
+    groups = plan.reduction.num_groups
+    return sum_groups(summed, channel, groups) / (n * x.shape[channel] // groups)
+
+
+def deviation(x: Values, centre: Centre, valid: Mask) -> Values:
+    """Return x - mean, and 0 where it is not valid: nothing is ever subtracted from what the padding holds.
+
+    XLA for CPU adds what a choice returns in one pass; the mean it would first write to memory as often as x has rows.
+    """
+    if not centre:
+        return zero_masked(x, valid)
+    x = x if valid is None else choose(valid, x, centre[0])
+    for part in centre:
+        x = x - part
+    return zero_masked(x, valid)
+
+
+def count_of(plan: Plan, x: Values, valid: Mask) -> Count:
+    count = local_count(x.shape, None if valid is None else unknown(valid), plan.reduction, plan.dtype, total=total)
+    if plan.compensated:
+        return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
+    return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)
+
+
+def mean_of(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statistic:
+    """Return the mean over n valid elements, with the reduced axes kept."""
+    reduction = plan.reduction
+    above = 0 if reduction.channel_axis is not None else by_products_below(v.shape, reduction.axes)
+    summed = fence(total(v, reduction.axes), size=v.size, above=above, tiles=plan.tiles)
+    if reduction.channel_axis is None:
+        return summed / n
+    # the statistics need the digits that a sum has and a product has not
+    combine = total_of_groups if tangent else sum_groups
+    return combine(summed, reduction.channel_axis, reduction.num_groups) / n
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def mean_and_variance(plan: Plan, x: Values, valid: Mask) -> Moments:
+    r"""Return the parts of the mean, and the variance, with a derivative that keeps no array in memory but x.
+
+    .. math:: \dot\mu = \overline{\dot x}, \quad \dot{\sigma^2} = 2\, \overline{(x - \mu)\, \dot x}
+    """
+    centre, _, var = statistics_with_variance(plan, x, valid, 0.0)
+    return centre, var
+
+
+@mean_and_variance.defjvp
+def _jvp(plan: Plan, primals: tuple[Values, Mask], tangents: tuple[Values, object]) -> tuple[Moments, Moments]:
+    x, valid = primals
+    centre, var = mean_and_variance(plan, x, valid)
+    dmean, dvar = _tangents(plan, x, valid, centre, tangents[0])
+    return (centre, var), ((*map(jnp.zeros_like, centre[:-1]), dmean), dvar)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _tangents(plan: Plan, x: Values, valid: Mask, centre: Centre, dx: Values) -> tuple[Statistic, Statistic]:
+    dx, n = zero_masked(dx.astype(plan.dtype), valid), count_of(plan, x, valid)
+    d = deviation(x.astype(plan.dtype), fence(centre, size=x.size), valid)
+    return mean_of(plan, dx, n, tangent=True), 2 * mean_of(plan, d * dx, n, tangent=True)
