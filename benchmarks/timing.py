@@ -21,10 +21,10 @@ def choose_clock(name: str) -> None:
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, budget: float = 2e-3) -> dict[str, float]:
     """Return the median seconds of each call.
 
-    In each round every call is timed once, in an order that turns from round to round. Each is repeated for about
-    `budget` seconds, once before the clock starts and once while it runs: so it finds its own caches, and no thread of
-    the call before it still spins. Rounds in which any call is far above its median are left out, and the medians are
-    taken again over the rest.
+    In each round every call is timed once, in an order that turns from round to round. Each waits until no thread of
+    the call before it still spins, and is repeated for about `budget` seconds, once before the clock starts and once
+    while it runs: so it finds its own caches. Rounds in which any call is far above its median are left out, and the
+    medians are taken again over the rest.
     """
     for call in calls.values():
         call()  # compiles
@@ -40,8 +40,18 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int, budget: 
 
 
 def _warm_seconds(call: Callable[[], object], repeats: int) -> float:
+    _wait_for_threads()
     _seconds(call, repeats)
     return _seconds(call, repeats)
+
+
+def _wait_for_threads() -> None:
+    """Wait until the other threads of this process rest, 0.1 s at most: those of torch spin for some milliseconds."""
+    for _ in range(100):
+        before = time.process_time()
+        time.sleep(1e-3)
+        if time.process_time() - before < 2e-4:
+            return
 
 
 def _seconds(call: Callable[[], object], repeats: int) -> float:
