@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from braindnorm import cpu_kernels
+
 PACKAGES = ("braindnorm", "brainstate.nn", "torch", "flax.nnx", "equinox", "brainpy")
 EPSILON = 1e-6
 
@@ -45,7 +47,8 @@ def at_rest(package):
     x = (-65 + 0.01 * np.random.default_rng(0).standard_normal((64, 256))).astype(np.float32)
     wide = x.astype(np.float64)
     truth = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + EPSILON)
-    error = np.abs(np.asarray(build(package, 256)(x)) - truth).max()
+    with cpu_kernels.disabled():  # ours by plain JAX, as on every machine
+        error = np.abs(np.asarray(build(package, 256)(x)) - truth).max()
     return f"{error:.0e}" if error < 0.1 else f"**{error:.0f}**"
 
 

@@ -54,7 +54,9 @@ def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     kept = kept_shape(v.shape, axes=axes)
     if not is_trailing(axes, v.ndim):
         columns = math.prod(v.shape[axes[-1] + 1 :])
-        if columns < WIDE or n < 4:
+        if 1 < n < 4:
+            return functools.reduce(operator.add, jnp.split(v.reshape(rows, n, columns), n, 1)).reshape(kept)
+        if columns < WIDE or n <= 1:
             return _of_long_axes(v, axes).reshape(kept)
         return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
     if (n > 32 or v.size > TINY) and v.size <= SMALL and 1 < n in PRODUCTS:
