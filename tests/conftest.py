@@ -42,17 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # The arithmetic: what checks a user's arguments takes anything, and is left out.
 CHECKED = [
     *(f"braindnorm._numerics.{name}" for name in ("barriers", "fused", "memory", "moments", "plan", "pools")),
-    *(f"braindnorm._numerics.{name}" for name in ("products", "running", "sums", "two_term")),
+    *(f"braindnorm._numerics.{name}" for name in ("products", "running", "statistics", "sums", "two_term")),
     *(f"braindnorm.functional.{name}" for name in ("_leave", "_over_time", "_standardize")),
 ]
 
 
 # Compiled as for users: where rounding, speed or the program itself is tested. The laws of derivatives, masks, units,
-# devices and phases hold for any compiler: `--compiled quickly` takes half the time for them.
+# devices and phases hold for any compiler: `--compiled quickly` takes a third of the time for them.
 FULLY = ("conformance", "cpu_kernels", "functional", "interop/frameworks", "numerics", "support")
 FULLY += tuple(f"laws/test_{name}.py" for name in ("clocks", "device_traffic", "dtype", "every_axis", "precision"))
 TESTS = Path(__file__).parent
-# One module and one thread for what is fused, and none of MLIR's passes.
+# One LLVM module a program, by XLA's older emitters: to split it, or to start MLIR, costs more than a small program.
 QUICK_FLAGS = ("--xla_cpu_parallel_codegen_split_count=1", "--xla_cpu_use_fusion_emitters=false")
 
 

@@ -129,6 +129,11 @@ def choose(where: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return chosen
 
 
+def anywhere(where: jax.Array, dtype: DtypeLike) -> jax.Array:
+    """Tell whether a condition holds anywhere: as numbers, which XLA for CPU compiles in half the time of an "or"."""
+    return jnp.max(where.astype(dtype), initial=0) > 0
+
+
 def deviations(
     x: Values,
     reduction: Reduction,

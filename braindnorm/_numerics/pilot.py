@@ -15,7 +15,7 @@ from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
 from .deferred import TINY, Deferred, is_constant
-from .moments import Reduction, local_count, zero_masked
+from .moments import Reduction, anywhere, local_count, zero_masked
 from .sums import kept_shape, total
 
 
@@ -48,14 +48,13 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
         return _of_all(x, valid, reduction=reduction)
     # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
     axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
-    x_part, valid_part = (_first_sixteenth(v, axis) for v in (x, valid))
+    x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
     count_of_part = _count(x_part, valid_part, reduction)
     near = _mean(x_part, valid_part, count_of_part, reduction)
     if valid.shape[axis] == 1:
         return near
     count = _count(x, valid, reduction)
-    # as a number, whose maximum XLA for CPU compiles in half the time of an "or"
-    missed = jnp.max(((count_of_part == 0) & (count > 0)).astype(x.dtype), initial=0) > 0
+    missed = anywhere((count_of_part == 0) & (count > 0), x.dtype)
     near_mean: jax.Array = jax.lax.cond(
         missed,
         lambda x, valid, count, near: _mean(x, valid, count, reduction),
@@ -65,7 +64,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     return near_mean
 
 
-def _first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
+def first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
     return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, -(-v.shape[axis] // 16), axis=axis)
 
 

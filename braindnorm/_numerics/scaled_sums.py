@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ..units import Shape
 from .barriers import fence
 from .deferred import TINY, Deferred, is_constant
-from .moments import choose, zero_masked
+from .moments import anywhere, choose, zero_masked
 from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
 from .shapes import Mask, Statistic, Values
@@ -89,8 +89,7 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
     most = 2.0 ** (limits_of(x.dtype)[1] // 2)
     # what is lost beside the scale is not seen; without one a sum of 0 may be of what was lost
     outside = ~((s <= most) & (s >= jnp.where(scale > 0, 0, 1 / most)))
-    # as a number, whose maximum XLA for CPU compiles in half the time of an "or"
-    fits = jnp.max(outside.astype(x.dtype), initial=0) == 0
+    fits = ~anywhere(outside, x.dtype)
     e = choose(s == s, e, e)  # of the shape of s, and varying along the axes that s varies along
     taken: list[Statistic] = jax.lax.cond(
         fits,

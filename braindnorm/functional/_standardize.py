@@ -111,7 +111,7 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
 def moments_of(entry: Entry, reduction: Reduction) -> Observed:
     """Return the moments of the valid elements, with their gradients."""
     x, valid = entry.x, entry.valid
-    if reduction.axis_name is not None or is_explicit(x):
+    if not _stays(x, reduction):
         moments, _ = deviations(zero_masked(x, valid).astype(entry.dtype), reduction, valid)
         count, mean, var = moments.count, moments.mean, moments.var
     else:
@@ -190,7 +190,12 @@ def _local(x: jax.Array, spec: Standardization) -> bool:
     A custom rule may not hold collectives: under vmap it is traced again where their axis is not bound. The rule's
     products do not name the sharding of their results, as those of explicit arrays would have to.
     """
-    return spec.reduction.axis_name is None and not spec.keep_padding and not is_explicit(x)
+    return not spec.keep_padding and _stays(x, spec.reduction)
+
+
+def _stays(x: jax.Array, reduction: Reduction) -> bool:
+    """Tell whether the statistics stay on one device, as far as the types say."""
+    return reduction.axis_name is None and not is_explicit(x)
 
 
 def _fused(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter) -> Values:

@@ -1,7 +1,6 @@
 """How much of the past a step keeps: a plain factor, or a time constant."""
 
 import math
-import operator
 
 import brainstate
 import jax
@@ -46,8 +45,6 @@ def rate_of(decay: float | None, tau: QuantityLike | None) -> Rate:
     UnitError
         If ``dt`` is of another dimension than `tau`.
     """
-    if tau is not None and np.isinf(_number(tau, "tau")[0]):
-        return 0.0  # nothing is forgotten, however long a step is
     if tau is None:
         factor = 1.0 if decay is None else float(decay)
         return -math.log(factor) if factor else math.inf
@@ -58,16 +55,17 @@ def rate_of(decay: float | None, tau: QuantityLike | None) -> Rate:
             " brainstate.environ.set(dt=0.1 * brainunit.ms), or give decay instead of tau."
         )
     if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(dt)):
-        rate = jnp.asarray(_step_over_constant(dt, tau))
-        return jnp.where(rate > 0, rate, jnp.nan)  # known only when the program runs: NaN, not a factor above 1
+        step, constant = _step_and_constant(dt, tau)
+        step = jnp.asarray(step)  # known only when the program runs: NaN, not a factor above 1
+        return jnp.where(step > 0, step, jnp.nan) / constant
     with jax.ensure_compile_time_eval():  # what is known stays known while a program is traced
-        known = np.asarray(_step_over_constant(dt, tau))
+        known, constant = map(np.asarray, _step_and_constant(dt, tau))
     if known.ndim or not known > 0:
         raise OptionError(f"the environment's time step dt must be one time, longer than 0; got {dt!r}.")
-    return float(known)
+    return float(known / constant)
 
 
-def _step_over_constant(dt: QuantityLike, tau: QuantityLike) -> Mantissa:
+def _step_and_constant(dt: QuantityLike, tau: QuantityLike) -> tuple[Mantissa, Mantissa]:
     constant, unit = units.strip(tau, None)
     step, arrived = units.strip(dt, None)
     if not arrived.has_same_dim(unit):
@@ -75,8 +73,7 @@ def _step_over_constant(dt: QuantityLike, tau: QuantityLike) -> Mantissa:
             f"tau={tau} and the environment's time step dt={dt} must both be times, or both be plain numbers."
             f" Write tau={_as_time(tau, unit)} and brainstate.environ.set(dt={_as_time(dt, arrived)})."
         )
-    quotient: Mantissa = operator.truediv(units.convert(step, arrived, unit), constant)
-    return quotient
+    return units.convert(step, arrived, unit), constant
 
 
 def _as_time(value: QuantityLike, unit: Unit) -> str:
