@@ -198,12 +198,20 @@ struct Sum {
   BRAINDNORM_INLINE A total() const {
     auto lanes = parts[0];
     repeat<kParts - 1>([&](auto part) BRAINDNORM_INLINE { lanes += parts[part + 1]; });
-    Vector<A, kLanes<A> / 2> halves[2];
-    std::memcpy(halves, &lanes, sizeof lanes);
-    halves[0] += halves[1];
-    A sum = rest;
-    for (int64_t i = 0; i < kLanes<A> / 2; ++i) sum += halves[0][i];
-    return sum;
+    return across<kLanes<A>>(lanes) + rest;
+  }
+
+ private:
+  // Lanes half a vector apart are added first, then those a quarter apart.
+  template <int64_t kLength>
+  BRAINDNORM_INLINE static A across(Vector<A, kLength> lanes) {
+    if constexpr (kLength == 2) {
+      return lanes[0] + lanes[1];
+    } else {
+      Vector<A, kLength / 2> halves[2];
+      std::memcpy(halves, &lanes, sizeof lanes);
+      return across<kLength / 2>(halves[0] + halves[1]);
+    }
   }
 };
 

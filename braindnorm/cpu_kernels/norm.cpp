@@ -12,6 +12,7 @@
 #include "memory.h"
 #include "parallel.h"
 #include "rows.h"
+#include "short_rows.h"
 #include "slabs.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -34,7 +35,15 @@ void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, 
   const int64_t n = view.row();
   const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *y), y, view.run());
   for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
-    if (view.space == 1) {
+    if (view.are_short_rows() && !std::is_same_v<M, Mask<true>>) {
+      ShortRows<A, X> rows(view, x, epsilon, scale, bias, y, saved, far);
+      for (int64_t item = first; item < last; ++item) {
+        if constexpr (std::is_same_v<M, RowMask>)
+          if (!mask.valid[item]) { saved.put(item, {}), std::fill_n(y + item * n, n, A(0)); continue; }
+        rows.add(item);
+      }
+      rows.finish();
+    } else if (view.space == 1) {
       const auto run = [&](const auto &some, auto parts, auto own) {
         forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved, far);
       };

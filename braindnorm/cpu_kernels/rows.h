@@ -56,8 +56,9 @@ BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows,
     repeat<kRows>([&](auto r) BRAINDNORM_INLINE { rest[r] += sums[r].total(), square[r] += squares[r].total(); });
   });
   repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
-    const double left = view.centred ? rest[r] * share[r] : 0, variance = square[r] * share[r] - left * left;
-    found[r] = {mean[r], static_cast<A>(left), rstd_of(std::max(variance, 0.0), epsilon, some.valid[r])};
+    const double whole = view.centred ? rest[r] : 0, left = whole * share[r];
+    const A variance = static_cast<A>((square[r] - whole * left) * share[r]);
+    found[r] = {mean[r], static_cast<A>(left), rstd_of(nonnegative(variance), epsilon)};
   });
 }
 

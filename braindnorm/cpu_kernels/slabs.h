@@ -100,7 +100,7 @@ void forward_slab(const View &view, int64_t item, const X *x, Mask<kMasked> mask
   columns.each_group(view, [&](int64_t g, int64_t first, double count) {
     const double left = columns.sum(columns.total, first, view) / std::max(count, 1.0);
     const double square = columns.sum(columns.total_two, first, view) / std::max(count, 1.0);
-    const A rstd = rstd_of(std::max(square - left * left, 0.0), epsilon, count);
+    const A rstd = count > 0 ? rstd_of(static_cast<A>(std::max(square - left * left, 0.0)), epsilon) : A(0);
     saved.put(item * view.groups + g, {mean[first], static_cast<A>(left), rstd});
     std::fill_n(rest + first, view.channels, static_cast<A>(left));
     for (int64_t c = first; c < first + view.channels; ++c) factor[c] = rstd * scale[c];

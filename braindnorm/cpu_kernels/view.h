@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "lanes.h"
+
 namespace braindnorm {
 
 // [batch][space][groups][channels][tail], row by row, one of space and tail being 1. Statistics run over space,
@@ -14,6 +16,7 @@ struct View {
   int64_t batch, space, groups, channels, tail;
   bool centred;
 
+  bool are_short_rows() const { return space == 1 && tail == 1 && groups == 1 && channels <= 512; }
   int64_t parameters() const { return groups * channels; }
   int64_t row() const { return channels * tail; }
   int64_t size() const { return items() * item_size(); }
@@ -39,10 +42,10 @@ struct Statistics {
   A mean = 0, rest = 0, rstd = 0;
 };
 
-template <class A>
-A rstd_of(double variance, A epsilon, double count) {
-  const A total = static_cast<A>(variance) + epsilon;
-  return count > 0 && total > 0 ? 1 / std::sqrt(total) : A(0);
+template <class V, class A>
+BRAINDNORM_INLINE inline V rstd_of(V variance, A epsilon) {
+  const V total = variance + epsilon, r = 1 / root(total);
+  return total > 0 ? r : V{};
 }
 
 // Mean, rest and rstd of each group, one after another.
