@@ -9,6 +9,10 @@
 #include <type_traits>
 #include <utility>
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 // A body that is called in a loop is compiled into it, so that sums stay in registers: GCC would be told so once, by
 // `flatten`, but Clang leaves lambdas out of that.
 #define BRAINDNORM_INLINE __attribute__((always_inline))
@@ -117,15 +121,24 @@ struct Wide {
   }
   BRAINDNORM_INLINE Value keep(Mask<false>, Value v) const { return v; }
   BRAINDNORM_INLINE Value keep(Mask<true> mask, Value v) const {
-    return reinterpret_cast<Value>(reinterpret_cast<Words>(v) & -words(raw(mask.valid)));
+    return reinterpret_cast<Value>(reinterpret_cast<Words>(v) & -words(mask.valid + j));
   }
 
  private:
-  // In steps, each of which is one instruction: GCC takes a vector apart for a longer one.
-  BRAINDNORM_INLINE static Words words(Vector<uint8_t, kLanes<A>> bytes) {
+  BRAINDNORM_INLINE static Words words(const uint8_t *p) {
+#ifdef __AVX2__
+    std::conditional_t<sizeof(A) == 4, int64_t, int32_t> bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    if constexpr (sizeof(A) == 4) return reinterpret_cast<Words>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes)));
+    else return reinterpret_cast<Words>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes)));
+#else
+    // in steps, each of which is one instruction: GCC takes a vector apart for a longer one
+    Vector<uint8_t, kLanes<A>> bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
     const auto half = __builtin_convertvector(bytes, Vector<uint16_t, kLanes<A>>);
     const auto whole = __builtin_convertvector(half, Vector<uint32_t, kLanes<A>>);
     return __builtin_convertvector(whole, Words);
+#endif
   }
 };
 

@@ -60,6 +60,14 @@ BRAINDNORM_INLINE inline void put(At at, Far far, Y *p, V v) {
     if (far) return stream(p + at.j, at.stored(p, v));
   at.put(p, v);
 }
+// Writes zeros.
+template <class A, class Y>
+void clear_row(Y *row, int64_t n, bool is_far) {
+  with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
+    each<A, 1>(n, [&](auto at) BRAINDNORM_INLINE { put(at, far, row, typename decltype(at)::Value{}); });
+  });
+}
+
 template <class At, class Far, class X>
 BRAINDNORM_INLINE inline void fetch(At at, Far far, const X *p) {
   if (far) __builtin_prefetch(p + at.j);

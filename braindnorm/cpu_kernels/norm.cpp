@@ -35,22 +35,21 @@ void forward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask, 
   const int64_t n = view.row();
   const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *y), y, view.run());
   for_chunks(pool, view, view.items_in_chunk(0), [&](int64_t, int64_t first, int64_t last) {
-    if (view.are_short_rows() && !std::is_same_v<M, Mask<true>>) {
+    const auto clear = [&](int64_t item) {
+      saved.put(item, {});
+      clear_row<A>(y + item * n, n, far);
+    };
+    if (!std::is_same_v<M, Mask<true>> && ShortRows<A, X>::fit(view)) {
       ShortRows<A, X> rows(view, x, epsilon, scale, bias, y, saved, far);
-      for (int64_t item = first; item < last; ++item) {
-        if constexpr (std::is_same_v<M, RowMask>)
-          if (!mask.valid[item]) { saved.put(item, {}), std::fill_n(y + item * n, n, A(0)); continue; }
-        rows.add(item);
-      }
+      for (int64_t item = first; item < last; ++item)
+        if (mask.count_row(item, n)) rows.add(item);
+        else clear(item);
       rows.finish();
     } else if (view.space == 1) {
       const auto run = [&](const auto &some, auto parts, auto own) {
         forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved, far);
       };
-      for_rows<4, 4, 4, kBlock>(view, first, last, mask, run, [&](int64_t item) {
-        saved.put(item, {});
-        std::fill_n(y + item * n, n, A(0));
-      });
+      for_rows<4, 4, 4, kBlock>(view, first, last, mask, run, clear);
     } else if constexpr (!std::is_same_v<M, RowMask>) {
       for (int64_t item = first; item < last; ++item)
         forward_slab(view, item, x, mask, epsilon, scale, bias, y, saved, far);
@@ -75,7 +74,7 @@ void backward_groups(ffi::ThreadPool pool, const View &view, const X *x, M mask,
         backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias, far);
       };
       for_rows<4, 2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
-        if (dx) std::memset(dx + item * view.row(), 0, view.row() * sizeof(X));
+        if (dx) clear_row<A>(dx + item * view.row(), view.row(), far);
       });
     } else if constexpr (!std::is_same_v<M, RowMask>) {
       for (int64_t item = first; item < last; ++item)

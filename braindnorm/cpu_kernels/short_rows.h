@@ -55,7 +55,10 @@ struct Across {
   }
 };
 
+constexpr int64_t kShortest = 256;  // of elements, if three groups of rows are to stay in the cache of first level
+
 // Three groups of rows are at work at once: between the sums of one and what needs them, others are summed and written.
+// Their digits are those that forward_rows gives to one row.
 template <class A, class X>
 class ShortRows {
  public:
@@ -63,6 +66,9 @@ class ShortRows {
             bool is_far)
       : view_(view), x_(x), epsilon_(epsilon), scale_(scale), bias_(bias), y_(y), saved_(saved), far_(is_far) {}
 
+  static bool fit(const View &view) {
+    return view.space == 1 && view.groups == 1 && view.tail == 1 && view.channels <= kShortest;
+  }
   BRAINDNORM_INLINE void add(int64_t item) {
     Group &group = at(groups_);
     group.items[filled_] = item, group.begin[filled_] = item * n_;
@@ -170,7 +176,7 @@ class ShortRows {
           const auto factor = at.get(scale), offset = at.get(bias);
           repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
             const auto z = ((at.get(x[i]) - mean[i]) - rest[i]) * rstd[i];
-            fetch(at, far, x[i] + kRows * n_);
+            fetch(at, far, x[i] + 3 * kRows * n_);
             put(at, far, y[i], z * factor + offset);
           });
         });

@@ -16,7 +16,6 @@ struct View {
   int64_t batch, space, groups, channels, tail;
   bool centred;
 
-  bool are_short_rows() const { return space == 1 && tail == 1 && groups == 1 && channels <= 512; }
   int64_t parameters() const { return groups * channels; }
   int64_t row() const { return channels * tail; }
   int64_t size() const { return items() * item_size(); }
