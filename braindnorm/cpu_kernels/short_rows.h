@@ -70,17 +70,15 @@ class ShortRows {
     return view.space == 1 && view.groups == 1 && view.tail == 1 && view.channels <= kShortest;
   }
   BRAINDNORM_INLINE void add(int64_t item) {
-    Group &group = at(groups_);
+    Group &group = at(full_);
     group.items[filled_] = item, group.begin[filled_] = item * n_;
-    if (++filled_ == kRows) step(), filled_ = 0;
+    if (++filled_ == kRows) ++full_, filled_ = 0, step();
   }
   void finish() {
-    if (groups_ > 0) find_deviations(at(groups_ - 1));
-    if (groups_ > 1) write(at(groups_ - 2));
-    if (groups_ > 0) write(at(groups_ - 1));
+    step(), step();
     for (int r = 0; r < filled_; ++r)
-      forward_rows<1>(view_, Some<1>{{at(groups_).items[r]}, {n_}, {0}}, x_, Mask<false>{nullptr}, epsilon_, scale_,
-                      bias_, y_, saved_, far_);
+      forward_rows<1>(view_, Some<1>{{at(full_).items[r]}, {n_}, {0}}, x_, Mask<false>{nullptr}, epsilon_, scale_, bias_,
+                      y_, saved_, far_);
   }
 
  private:
@@ -92,11 +90,12 @@ class ShortRows {
   };
 
   Group &at(int64_t i) { return ring_[i & 3]; }
+  bool is_full(int64_t i) const { return 0 <= i && i < full_; }
   void step() {
-    if (groups_ > 0) find_deviations(at(groups_ - 1));
-    find_means(at(groups_));
-    if (groups_ > 1) write(at(groups_ - 2));
-    ++groups_;
+    if (is_full(steps_ - 1)) find_deviations(at(steps_ - 1));
+    if (is_full(steps_)) find_means(at(steps_));
+    if (is_full(steps_ - 2)) write(at(steps_ - 2));
+    ++steps_;
   }
 
   // The sums of the elements behind the last whole vector.
@@ -193,7 +192,7 @@ class ShortRows {
   const int64_t n_ = view_.row();
   const double share_ = 1 / static_cast<double>(n_);
   Group ring_[4];
-  int64_t groups_ = 0;
+  int64_t full_ = 0, steps_ = 0;  // groups; those of which the means were asked for
   int filled_ = 0;
 };
 
