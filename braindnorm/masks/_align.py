@@ -50,7 +50,7 @@ def align(mask: MaskLike | None, shape: Sequence[int]) -> Booleans | None:
             " entry, or 1, for each axis of the input."
         )
     aligned = valid.reshape(padded)
-    return aligned if staged() else jnp.asarray(aligned)
+    return aligned if isinstance(aligned, np.ndarray) and staged() else jnp.asarray(aligned)
 
 
 def as_booleans(mask: MaskLike, *, what: str = "mask") -> jax.Array:
