@@ -78,6 +78,8 @@ def sixteenth(n: int) -> int:
 
     XLA for CPU would make a sum of 2 or 3 anew for each element that it is subtracted from.
     """
+    if not is_constant((n,)):
+        return -(-n // 16)
     return max(-(-n // 16), 4) if n > 16 else 1
 
 
