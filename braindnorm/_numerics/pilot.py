@@ -4,6 +4,7 @@ Any centre is algebraically exact. One from which the mean is few standard devia
 its digits; the mean of some of the elements is such a centre.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +15,20 @@ from jax.extend.core import Primitive
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
+from .counts import Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, anywhere, local_count, zero_masked
 from .sums import kept_shape, total
+
+# a mask leaves something of so many elements, in every group; of fewer it often leaves some group nothing
+ENOUGH = 32
 
 
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
     """Return a number near the mean of the valid elements of each group, with the axes kept and without a gradient.
 
-    On a CPU it is the mean of the first sixteenth of a reduced axis, if there every group has an element that is valid.
+    On a CPU it is the mean of the first sixteenth of a reduced axis, if that is of several elements, and valid ones in
+    every group.
     """
     near_mean: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
     return near_mean
@@ -46,12 +52,17 @@ def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arra
 def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
     if is_constant(x.shape) and x.size <= TINY:
         return _of_all(x, valid, reduction=reduction)
-    # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
-    axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
+    counts = reduction.counts
+    axis = pilot_axis(valid.shape, reduction.axes)
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
-    count_of_part = _count(x_part, valid_part, reduction)
+    sizes = [x_part.shape[axis] for axis in reduction.axes]
+    few = valid.shape[axis] != 1 and is_constant(sizes) and math.prod(sizes) < ENOUGH
+    if few or (counts is not None and counts.missed):
+        return _of_all(x, valid, reduction=reduction)
+    of_part = reduction if counts is None else reduction._replace(counts=Counts(counts.part, counts.part))
+    count_of_part = _count(x_part, valid_part, of_part)
     near = _mean(x_part, valid_part, count_of_part, reduction)
-    if valid.shape[axis] == 1:
+    if valid.shape[axis] == 1 or counts is not None:
         return near
     count = _count(x, valid, reduction)
     missed = anywhere((count_of_part == 0) & (count > 0), x.dtype)
@@ -65,7 +76,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
 
 
 def first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
-    return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, -(-v.shape[axis] // 16), axis=axis)
+    return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, sixteenth(v.shape[axis]), axis=axis)
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) -> tuple[jax.Array, int]:
