@@ -126,26 +126,13 @@ class ShortRows {
   BRAINDNORM_INLINE void find_deviations(Group &group) const {
     V sums[kRows] = {}, squares[kRows] = {};
     repeat<kRows / kTogether>([&](auto part) BRAINDNORM_INLINE {
-      const X *x[kTogether];
-      A mean[kTogether];
-      repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
-        constexpr int r = part * kTogether + i;
-        x[i] = x_ + group.begin[r], mean[i] = group.mean[r];
-      });
-      for (Wide<A> at{0}; at.j + kRows <= n_; at.j += kRows)
-        repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
-          constexpr int r = part * kTogether + i;
-          const auto d = at.get(x[i]) - mean[i];
-          sums[r] += d, squares[r] += d * d;
-        });
+      add_deviations(group, part * kTogether, sums + part * kTogether, squares + part * kTogether);
     });
     V all = Across<A>::sum(sums), square = Across<A>::sum(squares);
     if (n_ % kRows) {
-      all += ends([&](auto at, int r) { return at.get(x_ + group.begin[r]) - group.mean[r]; });
-      square += ends([&](auto at, int r) {
-        const A d = at.get(x_ + group.begin[r]) - group.mean[r];
-        return d * d;
-      });
+      const auto deviation = [&](auto at, int r) { return at.get(x_ + group.begin[r]) - group.mean[r]; };
+      all += ends(deviation);
+      square += ends([&](auto at, int r) { return deviation(at, r) * deviation(at, r); });
     }
     if (!view_.centred) all = V{};
     V rest, variance;
@@ -156,29 +143,45 @@ class ShortRows {
     const V rstd = rstd_of(nonnegative(variance), epsilon_);
     std::memcpy(group.rest, &rest, sizeof rest), std::memcpy(group.rstd, &rstd, sizeof rstd);
   }
+  BRAINDNORM_INLINE void add_deviations(const Group &group, int first, V *sums, V *squares) const {
+    const X *x[kTogether];
+    A mean[kTogether];
+    repeat<kTogether>([&](auto r) BRAINDNORM_INLINE {
+      x[r] = x_ + group.begin[first + r], mean[r] = group.mean[first + r];
+    });
+    for (Wide<A> at{0}; at.j + kRows <= n_; at.j += kRows)
+      repeat<kTogether>([&](auto r) BRAINDNORM_INLINE {
+        const auto d = at.get(x[r]) - mean[r];
+        sums[r] += d, squares[r] += d * d;
+      });
+  }
+
   BRAINDNORM_INLINE void write(const Group &group) const {
     repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
       saved_.put(group.items[r], {group.mean[r], group.rest[r], group.rstd[r]});
     });
     with_flag(far_, [&](auto far) BRAINDNORM_INLINE {
-      repeat<kRows / kTogether>([&](auto part) BRAINDNORM_INLINE {
-        A mean[kTogether], rest[kTogether], rstd[kTogether];
-        const X *x[kTogether];
-        A *y[kTogether];
-        repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
-          constexpr int r = part * kTogether + i;
-          mean[i] = group.mean[r], rest[i] = group.rest[r], rstd[i] = group.rstd[r];
-          x[i] = x_ + group.begin[r], y[i] = y_ + group.begin[r];
-        });
-        const A *scale = scale_, *bias = bias_;
-        each<A, 1>(n_, [&](auto at) BRAINDNORM_INLINE {
-          const auto factor = at.get(scale), offset = at.get(bias);
-          repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
-            const auto z = ((at.get(x[i]) - mean[i]) - rest[i]) * rstd[i];
-            fetch(at, far, x[i] + 3 * kRows * n_);
-            put(at, far, y[i], z * factor + offset);
-          });
-        });
+      repeat<kRows / kTogether>([&](auto part) BRAINDNORM_INLINE { write_some(group, part * kTogether, far); });
+    });
+  }
+  template <class Far>
+  BRAINDNORM_INLINE void write_some(const Group &group, int first, Far far) const {
+    const int64_t next = 3 * kRows * n_;  // what lies nearer was read for the sums of other groups
+    A mean[kTogether], rest[kTogether], rstd[kTogether];  // here, so that no store makes them be read again
+    const X *x[kTogether];
+    A *y[kTogether];
+    repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
+      const int r = first + i;
+      mean[i] = group.mean[r], rest[i] = group.rest[r], rstd[i] = group.rstd[r];
+      x[i] = x_ + group.begin[r], y[i] = y_ + group.begin[r];
+    });
+    const A *scale = scale_, *bias = bias_;
+    each<A, 1>(n_, [&](auto at) BRAINDNORM_INLINE {
+      const auto factor = at.get(scale), offset = at.get(bias);
+      repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
+        const auto z = ((at.get(x[i]) - mean[i]) - rest[i]) * rstd[i];
+        fetch(at, far, x[i] + next);
+        put(at, far, y[i], z * factor + offset);
       });
     });
   }
