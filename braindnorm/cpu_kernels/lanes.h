@@ -127,10 +127,13 @@ struct Wide {
  private:
   BRAINDNORM_INLINE static Words words(const uint8_t *p) {
 #ifdef __AVX2__
-    std::conditional_t<sizeof(A) == 4, int64_t, int32_t> bytes;
-    std::memcpy(&bytes, p, sizeof bytes);
-    if constexpr (sizeof(A) == 4) return reinterpret_cast<Words>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes)));
-    else return reinterpret_cast<Words>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes)));
+    if constexpr (sizeof(A) == 4) {
+      return reinterpret_cast<Words>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
+    } else {
+      int32_t bytes;
+      std::memcpy(&bytes, p, sizeof bytes);
+      return reinterpret_cast<Words>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes)));
+    }
 #else
     // in steps, each of which is one instruction: GCC takes a vector apart for a longer one
     Vector<uint8_t, kLanes<A>> bytes;

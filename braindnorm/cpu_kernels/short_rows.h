@@ -37,7 +37,7 @@ struct Across {
   // In each chunk of lanes the sums of the halves of this chunk of one, then those of the other.
   template <int kChunk>
   BRAINDNORM_INLINE static V folded(V one, V other) {
-    constexpr std::make_integer_sequence<int, kLength> lanes;
+    constexpr std::make_integer_sequence<int, kLength> lanes{};
     return halves<kChunk, 0>(one, other, lanes) + halves<kChunk, 1>(one, other, lanes);
   }
   template <int kChunk, int kHalf, int... kLane>
