@@ -13,12 +13,14 @@ import numpy as np
 
 from ..errors import AxisError
 from ..units import Dtype, Shape
+from .axes import leading_ones
 from .barriers import fence, unknown
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
 from .powers import exponent_of, in_range, limits_of, power, scaled_power, two_to
 from .responses import response_to_share
 from .scaled_sums import Powers, rectified, sum_of_powers
+from .shares import has_shares, share_of_pool
 from .sums import total
 
 
@@ -57,6 +59,13 @@ def respond(
 
     `seen` is what is pooled: `x`, whatever it holds where it is not valid.
     """
+    powers = Powers(reduction.axes, response.exponent, response.rectify, response.pool == "mean", response.constant)
+    sigma = leading_ones(sigma, x.ndim)
+    if weights is None and reduction.axis_name is None and has_shares(powers, x, sigma):
+        if valid is None:
+            x = seen = jax.lax.optimization_barrier(x)
+        drive = rectified(x) if response.rectify else x
+        return response_to_share(response.exponent, drive, *share_of_pool(powers, seen.astype(x.dtype), sigma, valid), gamma)
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     sigma = jax.lax.optimization_barrier(sigma)
     if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it

@@ -26,21 +26,36 @@ Primals = tuple[Values, Statistic, Mask]
 
 
 class Powers(NamedTuple):
-    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude."""
+    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude.
+
+    A pool is their sum or, with `mean`, their mean; with `constant` it is one to derivatives.
+    """
 
     axes: Axes
     exponent: float
     rectify: bool
+    mean: bool = False
+    constant: bool = False
 
     def size(self, x: Values, valid: Mask) -> Values:
         """Return what is raised to the power."""
-        x = zero_masked(x, valid)
+        return zero_masked(self.magnitude(x), valid)
+
+    def magnitude(self, x: Values) -> Values:
+        """Return the same without a mask."""
         return rectified(x) if self.rectify else jnp.abs(x)
 
 
+@jax.custom_jvp
 def rectified(x: Values) -> Values:
-    """Return `x`, and 0 where it is negative."""
-    return jnp.where(x <= 0, 0, x)  # not maximum, whose slope at 0 is a half
+    """Return `x`, and 0 where it is negative, with a slope of 0 at 0: that of ``maximum`` is a half."""
+    return jnp.maximum(x, 0)
+
+
+@rectified.defjvp
+def _rectified_jvp(primals: tuple[Values], tangents: tuple[Values]) -> tuple[Values, Values]:
+    (x,), (dx,) = primals, tangents
+    return rectified(x), choose(x <= 0, jnp.zeros_like(dx), dx)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -74,7 +89,7 @@ def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pai
     return (e, s), (jnp.zeros_like(e), total(slope * (dsize * unit), powers.axes))
 
 
-def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+def by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     size = powers.size(x, valid)
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), powers.axes, keepdims=True, initial=0)
     e = exponent_of(largest)
@@ -83,7 +98,7 @@ def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powe
 
 def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     if is_constant(x.shape) and x.size <= TINY:
-        return _by_largest(x, scale, valid, powers=powers)
+        return by_largest(x, scale, valid, powers=powers)
     e = jnp.where(scale > 0, exponent_of(scale), 0)
     s = total(power(powers.size(x, valid) * fence(two_to(-e)), powers.exponent), powers.axes)
     most = 2.0 ** (limits_of(x.dtype)[1] // 2)
@@ -94,7 +109,7 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
     taken: list[Statistic] = jax.lax.cond(
         fits,
         lambda e, s, *_: [e, s],
-        lambda e, s, *given: _by_largest(*given, powers=powers),
+        lambda e, s, *given: by_largest(*given, powers=powers),
         *(e, s, x, scale, *(() if valid is None else (valid,))),
     )
     return taken
@@ -112,5 +127,5 @@ def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
 
 
 _scaled: Deferred[list[jax.Array]] = Deferred(
-    "sum_of_powers", _by_largest, _by_scale, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "sum_of_powers", by_largest, _by_scale, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
 )

@@ -1,0 +1,160 @@
+r"""What a drive is multiplied by, before the power and after it: :math:`R = \gamma\,(D u)^n s`.
+
+.. math:: u = 2^{-e}, \quad s = \frac{1}{(\sigma u)^n + \operatorname{pool}_j (D_j u)^n}
+
+with any e, and so a unit u that carries no gradient, for pools of whole axes of one device, beside a sigma that is one
+number for each pool. In double precision no power of a single-precision number leaves the range up to n = 7. A program
+for a CPU so takes small sums in it, and larger ones only if one of them has left the range of single precision.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..units import Shape
+from .barriers import fence, unknown
+from .deferred import TINY, Deferred, is_constant
+from .moments import Reduction, choose, local_count, zero_masked
+from .pilot import no_derivative
+from .powers import layout, limits_of, power, scaled_power, two_to
+from .scaled_sums import Powers, by_largest
+from .shapes import Mask, Statistic, Values
+from .sums import kept_shape, plain_sum, total
+
+Pair = tuple[Statistic, Statistic]
+# the drive, sigma, the mask
+Primals = tuple[Values, Statistic, Mask]
+# the largest exponent whose powers of single-precision numbers, and sums of them, are in the range of double precision
+MOST = 7
+# what single precision may lose of each power of a pool, as a part of its divisor, and keep the digits of the sum
+LOST = 2.0**-100
+
+
+def has_shares(powers: Powers, x: Values, sigma: Statistic) -> bool:
+    """Tell whether there is a share for each pool: one sigma for each, and a power that double precision holds."""
+    whole = powers.exponent == int(powers.exponent) <= MOST and x.dtype == np.float32
+    several = any(x.shape[axis] != 1 for axis in powers.axes)
+    return whole and several and all(sigma.shape[axis] == 1 for axis in powers.axes)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def share_of_pool(powers: Powers, x: Values, sigma: Statistic, valid: Mask) -> Pair:
+    """Return the unit and the share of each pool, with the pooled axes kept.
+
+    Parameters
+    ----------
+    powers : Powers
+        What is pooled.
+    x : Array
+        The drive. A valid one that is not finite makes the share NaN.
+    sigma : Array
+        The semi-saturation constant, of as many axes, and of length 1 along those that are pooled.
+    valid : Array or None
+        The mask. It comes here with `x` as it is, since what a branch of a program is given is written to memory.
+    """
+    unit, share = _shared(x, sigma, *(() if valid is None else (valid,)), powers=powers)
+    return unit, share
+
+
+@share_of_pool.defjvp
+def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pair]:
+    unit, share = share_of_pool(powers, *primals)
+    return (unit, share), (jnp.zeros_like(unit), _tangent(powers, primals, (unit, share), tangents[:2]))
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _tangent(powers: Powers, primals: Primals, pair: Pair, tangents: tuple[Values, Statistic]) -> Statistic:
+    (x, sigma, valid), (unit, share), n = primals, pair, powers.exponent
+    of_divisor: Statistic = jax.jvp(lambda v: scaled_power(v, unit, n), (sigma,), tangents[1:])[1]
+    if not powers.constant:
+        size, dsize = jax.jvp(lambda x: powers.size(x, valid), (x,), tangents[:1])
+        once = fence(unit, size=x.size)
+        # in this order, or what is in range in the end would leave it on the way
+        slope = n * power(size * once, n - 1)
+        of_divisor = of_divisor + total(slope * (dsize * once), powers.axes) / _number(powers, x, valid)
+    return -share * (share * of_divisor)
+
+
+def _number(powers: Powers, x: Values, valid: Mask) -> Statistic | float:
+    """Return by what a sum of powers is divided to be the pool."""
+    if not powers.mean:
+        return 1.0
+    if valid is None:
+        return float(math.prod(x.shape[axis] for axis in powers.axes)) or 1.0
+    return jnp.maximum(local_count(x.shape, unknown(valid), Reduction(powers.axes), x.dtype, total=total), 1)
+
+
+def _by_largest(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    e, s = by_largest(x, sigma, valid, powers=powers)
+    size, limit = two_to(e), 2.0 ** (limits_of(x.dtype)[1] - 2)
+    base = jnp.clip(sigma, size, limit)
+    unit = 1 / base
+    pooled = s / _number(powers, x, valid)
+    divisor = scaled_power(sigma, unit, powers.exponent) + scaled_power(size, unit, powers.exponent) * pooled
+    return [unit, 1 / jnp.where(divisor <= 0, jnp.inf, divisor + (s - s))]
+
+
+def _on_cpu(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    if jax.sharding.get_abstract_mesh().manual_axes or not is_constant(x.shape):
+        return _by_largest(x, sigma, valid, powers=powers)  # traced among what is single precision
+    number, given = _number(powers, x, valid), (x, *(() if valid is None else (valid,)))
+
+    def in_double(x: Values, valid: Mask = None) -> list[Statistic]:
+        return _in_double(powers, x, valid, sigma, number)
+
+    if x.size <= TINY:
+        return in_double(*given)
+    pooled = total(zero_masked(power(powers.magnitude(x), powers.exponent), valid), powers.axes) / number
+    divisor = fence(power(sigma, powers.exponent) + pooled)
+    least = jnp.min(choose(divisor < jnp.inf, divisor, jnp.zeros_like(divisor)), initial=jnp.inf)
+    pair: list[Statistic] = jax.lax.cond(
+        least > LOST * (1 if powers.mean else x.size),
+        lambda divisor, *given: _pair(divisor, powers.exponent),
+        lambda divisor, *given: in_double(*given),
+        *(divisor, *given),
+    )
+    return pair
+
+
+def _in_double(
+    powers: Powers, x: Values, valid: Mask, sigma: Statistic, number: Statistic | float
+) -> list[Statistic]:
+    """Return the pair by a sum that never leaves the range."""
+    size = powers.size(x, valid)
+    with jax.enable_x64(True):
+        wide = functools.partial(jax.lax.convert_element_type, new_dtype=np.float64)
+        summed = plain_sum(power(wide(size), powers.exponent), axes=powers.axes)
+        pooled = summed / (number if isinstance(number, float) else wide(number))
+        return _pair(power(wide(sigma), powers.exponent) + pooled + (summed - summed), powers.exponent)
+
+
+def _pair(divisor: Statistic, exponent: float) -> list[Statistic]:
+    """Return the reciprocal of a power of two near the n-th root of the divisor, and of what is left of the divisor."""
+    n, (integer, bias, digits) = int(exponent), layout(divisor.dtype)
+    e = (jax.lax.bitcast_convert_type(divisor, integer) >> digits) - bias
+    e = jnp.clip((e * (2**16 // n)) >> 16, -125, 126)  # near e / n
+    left = divisor * jax.lax.bitcast_convert_type((bias - n * e) << digits, divisor.dtype)
+    unit = jax.lax.bitcast_convert_type((127 - e).astype(np.int32) << 23, np.float32)
+    share = 1 / jnp.where(left <= 0, jnp.inf, left)
+    return [unit, share.astype(np.float32)]
+
+
+def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
+    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
+    lanes = max(len(v) for v in moved)
+    moved[0] = jnp.broadcast_to(moved[0], (lanes, *moved[0].shape[1:]))
+    return _shared(*moved, powers=powers._replace(axes=tuple(axis + 1 for axis in powers.axes))), [0, 0]
+
+
+def _shapes(x: Shape, sigma: Shape, *_: Shape, powers: Powers) -> list[Shape]:
+    return [np.broadcast_shapes(kept_shape(x, axes=powers.axes), sigma)] * 2
+
+
+_shared: Deferred[list[jax.Array]] = Deferred(
+    "share_of_pool", _by_largest, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+)
