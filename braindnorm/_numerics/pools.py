@@ -65,7 +65,7 @@ def respond(
         if valid is None:
             x = seen = jax.lax.optimization_barrier(x)
         drive = rectified(x) if response.rectify else x
-        return response_to_share(response.exponent, drive, *share_of_pool(powers, seen.astype(x.dtype), sigma, valid), gamma)
+        return response_to_share(response.exponent, not response.rectify, drive, *share_of_pool(powers, seen.astype(x.dtype), sigma, valid), gamma)
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     sigma = jax.lax.optimization_barrier(sigma)
     if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
@@ -104,7 +104,7 @@ def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, g
     unit, share = (1 / jnp.where(responds, v, jnp.inf) for v in (base, divisor))
     if share.size < x.size:  # once for each pool, not for each element
         unit, share = fence((unit, share), size=x.size)
-    return response_to_share(n, drive, unit, share, gamma)
+    return response_to_share(n, not response.rectify, drive, unit, share, gamma)
 
 
 def power_of_pool(response: Response, pool: Pool) -> jax.Array:

@@ -104,44 +104,46 @@ def _on_cpu(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) 
         return _by_largest(x, sigma, valid, powers=powers)  # traced among what is single precision
     number, given = _number(powers, x, valid), (x, *(() if valid is None else (valid,)))
 
-    def in_double(x: Values, valid: Mask = None) -> list[Statistic]:
-        return _in_double(powers, x, valid, sigma, number)
+    def of_all(x: Values, valid: Mask = None) -> Statistic:
+        return _divisor_in_double(powers, x, valid, sigma, number)
 
     if x.size <= TINY:
-        return in_double(*given)
+        return _pair(of_all(*given), powers.exponent)
     pooled = total(zero_masked(power(powers.magnitude(x), powers.exponent), valid), powers.axes) / number
-    divisor = fence(power(sigma, powers.exponent) + pooled)
+    divisor = power(sigma, powers.exponent) + pooled
     least = jnp.min(choose(divisor < jnp.inf, divisor, jnp.zeros_like(divisor)), initial=jnp.inf)
-    pair: list[Statistic] = jax.lax.cond(
-        least > LOST * (1 if powers.mean else x.size),
-        lambda divisor, *given: _pair(divisor, powers.exponent),
-        lambda divisor, *given: in_double(*given),
-        *(divisor, *given),
-    )
-    return pair
+    with jax.enable_x64(True):
+        found = jax.lax.cond(
+            least > LOST * (1 if powers.mean else x.size),
+            lambda divisor, *given: divisor,
+            lambda divisor, *given: of_all(*given),
+            *(jax.lax.convert_element_type(divisor, np.float64), *given),
+        )
+    return _pair(found, powers.exponent)
 
 
-def _in_double(
+def _divisor_in_double(
     powers: Powers, x: Values, valid: Mask, sigma: Statistic, number: Statistic | float
-) -> list[Statistic]:
-    """Return the pair by a sum that never leaves the range."""
+) -> Statistic:
+    """Return the divisor by a sum that never leaves the range, and NaN where that is not finite."""
     size = powers.size(x, valid)
     with jax.enable_x64(True):
         wide = functools.partial(jax.lax.convert_element_type, new_dtype=np.float64)
         summed = plain_sum(power(wide(size), powers.exponent), axes=powers.axes)
         pooled = summed / (number if isinstance(number, float) else wide(number))
-        return _pair(power(wide(sigma), powers.exponent) + pooled + (summed - summed), powers.exponent)
+        return power(wide(sigma), powers.exponent) + pooled + (summed - summed)
 
 
 def _pair(divisor: Statistic, exponent: float) -> list[Statistic]:
     """Return the reciprocal of a power of two near the n-th root of the divisor, and of what is left of the divisor."""
-    n, (integer, bias, digits) = int(exponent), layout(divisor.dtype)
-    e = (jax.lax.bitcast_convert_type(divisor, integer) >> digits) - bias
-    e = jnp.clip((e * (2**16 // n)) >> 16, -125, 126)  # near e / n
-    left = divisor * jax.lax.bitcast_convert_type((bias - n * e) << digits, divisor.dtype)
-    unit = jax.lax.bitcast_convert_type((127 - e).astype(np.int32) << 23, np.float32)
-    share = 1 / jnp.where(left <= 0, jnp.inf, left)
-    return [unit, share.astype(np.float32)]
+    n = int(exponent)
+    with jax.enable_x64(True):
+        e = (jax.lax.bitcast_convert_type(divisor, np.int64) >> 52) - 1023
+        e = jnp.clip((e * (2**16 // n)) >> 16, -125, 126)  # near e / n
+        left = (divisor * jax.lax.bitcast_convert_type((1023 - n * e) << 52, np.float64)).astype(np.float32)
+        root = jax.lax.bitcast_convert_type((127 + e).astype(np.int32) << 23, np.float32)
+    # quotients, each of them the last step: XLA for CPU takes what is cheaper into the pass over x, once an element
+    return [1 / root, 1 / jnp.where(left <= 0, jnp.inf, left)]
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
