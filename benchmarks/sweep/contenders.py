@@ -113,8 +113,8 @@ def theirs(kind: str, axes: Shape, shape: Shape) -> Norm:
 
 
 def num_groups(channels: int) -> int:
-    """Return a number of groups that divides the channels."""
-    return next(n for n in (8, 7, 4, 2, 1) if channels % n == 0)
+    """Return a number of groups of several channels each."""
+    return next(n for n in (8, 7, 4, 2, 1) if channels % n == 0 and channels > n)
 
 
 def _lanes(map_: Callable[..., Any], f: Norm, parameters: bool = False) -> Norm:

@@ -17,7 +17,7 @@ from ..units import Mantissa, Shape
 # one axis or several, of any integer type
 Axes = SupportsIndex | Sequence[SupportsIndex]
 # an array, or also None
-MaybeArray = TypeVar("MaybeArray", jax.Array, jax.Array | None)
+MaybeArray = TypeVar("MaybeArray", jax.Array, jax.Array | None, np.ndarray | None)
 
 
 class _Default(int):

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
+from .counts import Counts
 from .deferred import is_explicit
 from .shapes import Mask, Statistic, Values
 from .sums import total
@@ -37,7 +38,8 @@ class Reduction(NamedTuple):
     """What a statistic runs over.
 
     `axes` are summed; the channels of `channel_axis` are summed within each of `num_groups` groups; devices along
-    `axis_name` (in `axis_index_groups`) are summed last. `name` is what errors call the norm.
+    `axis_name` (in `axis_index_groups`) are summed last. `name` is what errors call the norm. `counts` are those of the
+    valid elements on this device, where they are known before.
     """
 
     axes: tuple[int, ...]
@@ -46,6 +48,7 @@ class Reduction(NamedTuple):
     axis_name: AxisName | None = None
     axis_index_groups: Sequence[Sequence[int]] | None = None
     name: str = "moments"
+    counts: Counts | None = None
 
 
 def local_sum(v: Values, reduction: Reduction) -> Statistic:
@@ -72,6 +75,9 @@ def local_count(
 
     `total` sums over axes, and keeps them.
     """
+    if reduction.counts is not None:
+        known = reduction.counts.whole.array
+        return jnp.asarray(known.reshape((1,) * (len(shape) - known.ndim) + known.shape), dtype)  # without vmap's axes
     mask_shape = (1,) * len(shape) if valid is None else valid.shape
     repeats = math.prod(shape[axis] for axis in reduction.axes if mask_shape[axis] == 1)
     if valid is None:

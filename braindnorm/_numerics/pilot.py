@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
+from .counts import Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, anywhere, local_count, zero_masked
 from .sums import kept_shape, total
@@ -46,12 +47,15 @@ def _of_all(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arra
 def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Array:
     if is_constant(x.shape) and x.size <= TINY:
         return _of_all(x, valid, reduction=reduction)
-    # best along an axis that the mask does not have: if a group has valid elements, so has this part of it
-    axis = next((axis for axis in reduction.axes if valid.shape[axis] == 1), reduction.axes[0])
+    counts = reduction.counts
+    if counts is not None and counts.missed:
+        return _of_all(x, valid, reduction=reduction)
+    axis = pilot_axis(valid.shape, reduction.axes)
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
-    count_of_part = _count(x_part, valid_part, reduction)
+    of_part = reduction if counts is None else reduction._replace(counts=Counts(counts.part, counts.part))
+    count_of_part = _count(x_part, valid_part, of_part)
     near = _mean(x_part, valid_part, count_of_part, reduction)
-    if valid.shape[axis] == 1:
+    if valid.shape[axis] == 1 or counts is not None:
         return near
     count = _count(x, valid, reduction)
     missed = anywhere((count_of_part == 0) & (count > 0), x.dtype)
@@ -65,7 +69,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
 
 
 def first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
-    return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, -(-v.shape[axis] // 16), axis=axis)
+    return v if v.shape[axis] == 1 else jax.lax.slice_in_dim(v, 0, sixteenth(v.shape[axis]), axis=axis)
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) -> tuple[jax.Array, int]:

@@ -12,7 +12,7 @@ from ..errors import AxisError
 from ..units import Mantissa, QuantityLike, Shape
 from ._divisive_options import check_exponent, not_negative, read_pool, real_parameter
 from ._enter import Entry, NormOptions, check_flag, enter
-from ._reduction import check_axis_name, reduction_over
+from ._reduction import check_axis_name, counted, reduction_over
 from ._standardize import without_padding
 
 Pool = Literal["mean", "sum"] | QuantityLike
@@ -54,7 +54,7 @@ def enter_drive(
     entry = enter(x, {"gamma": gain}, options, {"sigma": added})
     not_negative(entry.input_parameters["sigma"], added)
     shape, dtype = entry.x.shape, entry.dtype
-    reduction = reduction_over(shape, pool_axes, options, option="pool_axes")
+    reduction = counted(reduction_over(shape, pool_axes, options, option="pool_axes"), shape, entry.constant)
     plain_sigma, plain_gamma = (
         fit_parameter(value, shape, option=option).astype(dtype)
         for option, value in {**entry.input_parameters, **entry.parameters}.items()

@@ -50,8 +50,9 @@ OPTIONS = NormOptions.__annotations__.keys()
 class Entry(NamedTuple):
     """An input inside a norm: plain arrays, and what has to be put back on the way out.
 
-    `x` is the mantissa in `unit`, of a floating dtype; `valid` the mask with as many axes, or None; `parameters` are
-    plain arrays in `out_unit`, which `affine` applies if there is one, and `input_parameters` plain arrays in `unit`.
+    `x` is the mantissa in `unit`, of a floating dtype; `valid` the mask with as many axes, or None, and `constant` the
+    same of numpy where it is a constant of the program that is traced; `parameters` are plain arrays in `out_unit`,
+    which `affine` applies if there is one, and `input_parameters` plain arrays in `unit`.
     The arithmetic is done in `dtype`; the result is of dtype `result`, in `out_unit`, with `padding` at masked
     positions (None where these are normalized like the others).
     """
@@ -66,6 +67,7 @@ class Entry(NamedTuple):
     dtype: Dtype
     result: Dtype
     padding: jax.Array | np.ndarray | None
+    constant: np.ndarray | None = None
 
 
 def enter(
@@ -106,7 +108,9 @@ def enter(
     padding = padding_of(array, options.get("masked_output", "zero"), unit, out_unit)
     valid = align(options.get("mask"), array.shape)
     dtype = arithmetic_dtype(array.dtype, result)
-    return Entry(array, valid, plain, beside, affine, unit, out_unit, dtype, result, padding)
+    constant = valid if isinstance(valid, np.ndarray) else None
+    valid = valid if valid is None else jnp.asarray(valid)
+    return Entry(array, valid, plain, beside, affine, unit, out_unit, dtype, result, padding, constant)
 
 
 def in_unit_of_input(value: QuantityLike, unit: Unit, name: str) -> Mantissa:

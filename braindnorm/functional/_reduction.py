@@ -6,8 +6,10 @@ from typing import SupportsIndex
 import numpy as np
 
 from .._numerics.axes import Axes, canonical_axes, single_axis, split_groups
+from .._numerics.counts import counts_of
 from .._numerics.moments import Reduction
 from ..errors import OptionError
+from ..units import Shape
 from ._enter import NormOptions
 
 
@@ -43,6 +45,25 @@ def grouped_reduction(
     whole = reduction_over(shape, axes, options)
     others = tuple(axis for axis in whole.axes if axis != channel)
     return whole._replace(axes=others, channel_axis=channel, num_groups=num_groups)
+
+
+def counted(reduction: Reduction, shape: Shape, constant: np.ndarray | None) -> Reduction:
+    """Return the reduction with the counts of a mask that is a constant of the program, if it is one."""
+    if constant is None:
+        return reduction
+    over = reduction.axes, reduction.channel_axis, reduction.num_groups
+    return reduction._replace(counts=counts_of(shape, constant, *over))
+
+
+def on_one_device(reduction: Reduction, shape: Shape, constant: np.ndarray | None) -> Reduction:
+    """Return what of a reduction is left where one device has all the data, with the counts of a constant mask.
+
+    All channels in one group are an axis like any other.
+    """
+    axes, channel, groups = reduction.axes, reduction.channel_axis, reduction.num_groups
+    if channel is not None and groups == 1:
+        axes, channel = tuple(sorted((*axes, channel))), None
+    return counted(Reduction(axes, channel, groups), shape, constant)
 
 
 def check_axis_name(axis_name: object, groups: object) -> None:

@@ -18,6 +18,7 @@ from .._numerics.shapes import Float, Mask, Parameter, Values
 from .._numerics.statistics import mean_and_variance
 from ..units import Dtype, Mantissa
 from ._enter import Entry, NormOptions, check_flag
+from ._reduction import on_one_device
 
 EPSILON = 1e-6
 R = TypeVar("R")
@@ -81,7 +82,7 @@ def standardize(entry: Entry, spec: Standardization) -> jax.Array:
     In a group with nothing valid z is 0.
     """
     way = _fused if _local(entry.x, spec) else _plain
-    return _with_affine(way(entry.x, entry.valid, spec, entry.dtype, *_fused_parameters(entry, spec)), entry)
+    return _with_affine(way(entry, spec, *_fused_parameters(entry, spec)), entry)
 
 
 class Observed(NamedTuple):
@@ -96,12 +97,13 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     """Return z * scale + bias as :func:`standardize` does, and the moments without a gradient."""
     fitted = _fused_parameters(entry, spec)
     if _local(entry.x, spec):
-        plan, *arguments = _arguments(entry.x, entry.valid, spec, entry.dtype, *fitted)
+        over = on_one_device(spec.reduction, entry.x.shape, entry.constant)
+        plan, *arguments = _arguments(entry.x, entry.valid, over, spec, entry.dtype, *fitted)
         rule = cpu_kernels.rule_with_moments_for(plan, entry.x, entry.valid, spec.epsilon, *fitted)
         rule = _rule(rule or fused_norm_with_moments, spec, moments=True)
         y, count, mean, var = _compiled(rule, plan, *arguments)
     else:
-        y, moments = _plain_form(entry.x, entry.valid, spec, entry.dtype, *fitted)
+        y, moments = _plain_form(entry, spec, *fitted)
         count, mean, var = moments.count, moments.mean, moments.var
     count = jnp.broadcast_to(count, mean.shape)
     observed = Observed(*(jax.lax.stop_gradient(v) for v in (count, mean, var)))
@@ -116,11 +118,12 @@ def moments_of(entry: Entry, reduction: Reduction) -> Observed:
         count, mean, var = moments.count, moments.mean, moments.var
     else:
         mask_shape = None if valid is None else valid.shape
+        over = on_one_device(reduction, x.shape, entry.constant)
         plan = plan_for(
-            x.shape, x.dtype, mask_shape, reduction, centred=True, compensated=False, dtype=entry.dtype
+            x.shape, x.dtype, mask_shape, over, centred=True, compensated=False, dtype=entry.dtype
         ).with_derivatives()
         centre, var = mean_and_variance(plan, x, valid)
-        count, mean = local_count(x.shape, valid, reduction, plan.dtype), sum(centre[1:], centre[0])
+        count, mean = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0])
     return Observed(jnp.broadcast_to(count, mean.shape), mean, var)
 
 
@@ -198,17 +201,19 @@ def _stays(x: jax.Array, reduction: Reduction) -> bool:
     return reduction.axis_name is None and not is_explicit(x)
 
 
-def _fused(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter) -> Values:
+def _fused(entry: Entry, spec: Standardization, scale: Parameter, bias: Parameter) -> Values:
     """Take the fast rule. Channels grouped without other axes are split in two first: then a group is an axis."""
-    local, shape = Reduction(spec.reduction.axes, spec.reduction.channel_axis, spec.reduction.num_groups), x.shape
-    split = local.channel_axis is not None and not local.axes
-    if local.channel_axis is not None and split:
+    x, valid, constant, over, shape = entry.x, entry.valid, entry.constant, spec.reduction, entry.x.shape
+    split = over.channel_axis is not None and not over.axes and over.num_groups > 1
+    if over.channel_axis is not None and split:
         x = zero_masked(x, valid)  # here, since jax_debug_nans looks at what a reshape returns, padding and all
-        channel, groups = local.channel_axis - len(shape), local.num_groups
+        channel, groups = over.channel_axis - len(shape), over.num_groups
         x = split_channels(x, channel, groups)
+        constant = split_channels(constant, channel, groups)
         valid, scale, bias = (split_channels(v, channel, groups) for v in (valid, scale, bias))
-        local = Reduction((local.channel_axis + 1,))
-    plan, *arguments = _arguments(x, valid, spec._replace(reduction=local), dtype, scale, bias)
+        over = Reduction((over.channel_axis + 1,))
+    over = on_one_device(over, x.shape, constant)
+    plan, *arguments = _arguments(x, valid, over, spec, entry.dtype, scale, bias)
     rule = cpu_kernels.rule_for(plan, x, valid, spec.epsilon, scale, bias) or fused_norm
     y: jax.Array = _compiled(_rule(rule, spec), plan, *arguments)
     return y.reshape(shape) if split else y
@@ -219,14 +224,20 @@ def _rule(rule: Callable[..., R], spec: Standardization, *, moments: bool = Fals
 
 
 def _arguments(
-    x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter
+    x: Values,
+    valid: Mask,
+    over: Reduction,
+    spec: Standardization,
+    dtype: Dtype,
+    scale: Parameter,
+    bias: Parameter,
 ) -> FusedArguments:
     """Return what the fused norm takes: its plan, an epsilon that is a constant or else None, and the arrays."""
     plan = plan_for(
         x.shape,
         x.dtype,
         None if valid is None else valid.shape,
-        Reduction(spec.reduction.axes, spec.reduction.channel_axis, spec.reduction.num_groups),
+        over,
         centred=spec.centred,
         compensated=not spec.fast_variance,
         dtype=dtype,
@@ -236,15 +247,14 @@ def _arguments(
     return plan, None, x, valid, jnp.asarray(spec.epsilon, dtype), scale, bias
 
 
-def _plain(x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter) -> Values:
-    return _plain_form(x, valid, spec, dtype, scale, bias)[0]
+def _plain(entry: Entry, spec: Standardization, scale: Parameter, bias: Parameter) -> Values:
+    return _plain_form(entry, spec, scale, bias)[0]
 
 
-def _plain_form(
-    x: Values, valid: Mask, spec: Standardization, dtype: Dtype, scale: Parameter, bias: Parameter
-) -> tuple[Values, Moments]:
+def _plain_form(entry: Entry, spec: Standardization, scale: Parameter, bias: Parameter) -> tuple[Values, Moments]:
     """Return the same by the plain differentiable form, which holds on one device and on many, and the moments."""
-    x = without_padding(x, valid, spec.keep_padding).astype(dtype)
+    valid = entry.valid
+    x = without_padding(entry.x, valid, spec.keep_padding).astype(entry.dtype)
     moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
     r = rstd(moments.var, spec.epsilon)
     z = deviation * (r if valid is None else jnp.where(moments.count > 0, r, 0))

@@ -8,10 +8,15 @@ import numpy as np
 
 from ..errors import MaskError
 from ..units import MaskLike, exact, is_event, is_masked, unwrap
+from ._blocks import staged
+
+Booleans = jax.Array | np.ndarray
 
 
-def align(mask: MaskLike | None, shape: Sequence[int]) -> jax.Array | None:
+def align(mask: MaskLike | None, shape: Sequence[int]) -> Booleans | None:
     """Return the mask as booleans with as many axes as the input, not yet broadcast; None stays None.
+
+    It is an array of numpy if it is a constant of the program that is traced.
 
     Parameters
     ----------
@@ -28,7 +33,7 @@ def align(mask: MaskLike | None, shape: Sequence[int]) -> jax.Array | None:
     """
     if mask is None:
         return None
-    valid = as_booleans(mask)
+    valid = _booleans(mask, "mask")
     padded = (1,) * (len(shape) - valid.ndim) + valid.shape
     fits_leading = valid.ndim < len(shape) and set(valid.shape) - {1} and broadcasts(valid.shape, shape)
     if fits_leading:
@@ -44,11 +49,16 @@ def align(mask: MaskLike | None, shape: Sequence[int]) -> jax.Array | None:
             f"a mask of shape {valid.shape} does not broadcast to an input of shape {tuple(shape)}. Give it one"
             " entry, or 1, for each axis of the input."
         )
-    return valid.reshape(padded)
+    aligned = valid.reshape(padded)
+    return aligned if isinstance(aligned, np.ndarray) and staged() else jnp.asarray(aligned)
 
 
 def as_booleans(mask: MaskLike, *, what: str = "mask") -> jax.Array:
     """Read a mask (or `what` else is one) of any accepted type as booleans, of the shape that it has."""
+    return jnp.asarray(_booleans(mask, what))
+
+
+def _booleans(mask: MaskLike, what: str) -> Booleans:
     inside = unwrap(mask)
     if is_masked(inside):
         raise MaskError(
@@ -58,14 +68,20 @@ def as_booleans(mask: MaskLike, *, what: str = "mask") -> jax.Array:
         array = exact(inside)
     except (TypeError, ValueError, OverflowError) as error:
         raise MaskError(f"the {what} must be an array of booleans or of integers 0 and 1; got {mask!r}.") from error
-    array = array if isinstance(array, jax.Array) else np.asarray(array)
+    array = array if isinstance(array, jax.Array) and not _is_constant(array) else np.asarray(array)
     if not (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer) or is_event(mask)):
         raise MaskError(
             f"the {what} is of dtype {array.dtype}, but a mask is of booleans or integers, not weights. Write"
             f" {what} != 0, or {what} > 0.5 if it is a probability."
         )
     # compared before JAX sees it: it would wrap integers of 64 bits
-    return jnp.asarray(array if array.dtype == bool else array != array.dtype.type(0))
+    return array if array.dtype == bool else array != array.dtype.type(0)
+
+
+def _is_constant(array: jax.Array) -> bool:
+    """Tell whether an array of one device is a constant of the program that is traced."""
+    known = not isinstance(array, jax.core.Tracer) and len(array.sharding.device_set) == 1
+    return known and array.is_fully_addressable and staged()
 
 
 def broadcasts(mask_shape: Sequence[int], shape: Sequence[int]) -> bool:
