@@ -4,6 +4,7 @@ Any centre is algebraically exact. One from which the mean is few standard devia
 its digits; the mean of some of the elements is such a centre.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ from .counts import Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, anywhere, local_count, zero_masked
 from .sums import kept_shape, total
+
+# a mask leaves something of so many elements, in every group; of fewer it often leaves some group nothing
+ENOUGH = 32
 
 
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
@@ -48,10 +52,12 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     if is_constant(x.shape) and x.size <= TINY:
         return _of_all(x, valid, reduction=reduction)
     counts = reduction.counts
-    if counts is not None and counts.missed:
-        return _of_all(x, valid, reduction=reduction)
     axis = pilot_axis(valid.shape, reduction.axes)
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
+    sizes = [x_part.shape[axis] for axis in reduction.axes]
+    few = valid.shape[axis] != 1 and is_constant(sizes) and math.prod(sizes) < ENOUGH
+    if few or (counts is not None and counts.missed):
+        return _of_all(x, valid, reduction=reduction)
     of_part = reduction if counts is None else reduction._replace(counts=Counts(counts.part, counts.part))
     count_of_part = _count(x_part, valid_part, of_part)
     near = _mean(x_part, valid_part, count_of_part, reduction)

@@ -79,3 +79,13 @@ def test_channels_of_a_group_have_one() -> None:
 def test_no_gradient_goes_through_it() -> None:
     x, mask = data()
     assert not jnp.any(jax.grad(lambda x: jnp.sum(centre(x, mask)))(x))
+
+
+def test_of_few_it_is_the_mean_of_all() -> None:
+    """A mask mostly leaves some group nothing of a small part, and then a branch is taken that costs more."""
+    x, mask = data()
+    rows = x.reshape(-1, 60)
+    call = jax.jit(lambda x, mask: pilot.centre(x, mask, Reduction((1,))))
+    assert "case" not in call.lower(rows, rows < -65).as_text()
+    want = mean(rows.T, rows.T < -65).T
+    np.testing.assert_allclose(call(rows, rows < -65), want, rtol=1e-6)
