@@ -15,7 +15,7 @@ def limits_of(dtype: Dtype) -> tuple[int, int]:
 
 def exponent_of(size: jax.Array) -> jax.Array:
     """Return the binary exponent of a number, rounded down, in range and without a gradient."""
-    integer, bias, digits = layout(size.dtype)
+    integer, bias, digits = _layout(size.dtype)
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(jnp.abs(size)), integer)
     return in_range(((bits >> digits) - bias).astype(size.dtype))
 
@@ -30,13 +30,13 @@ def two_to(binary: jax.Array, exponent: float = 1.0) -> jax.Array:
     """Return a whole power of two to the power of n; a whole power of that exactly."""
     if exponent < 1:  # the first power may be out of range
         return jnp.power(jnp.asarray(2, binary.dtype), binary * exponent)
-    integer, bias, digits = layout(binary.dtype)
+    integer, bias, digits = _layout(binary.dtype)
     # exp2 is off by some ulp, and a power takes ten times as long
     field = jnp.clip(jax.lax.stop_gradient(binary), -bias, bias + 1).astype(integer) + bias
     return power(jax.lax.bitcast_convert_type(field << digits, binary.dtype), exponent)
 
 
-def layout(dtype: Dtype) -> tuple[Dtype, int, int]:
+def _layout(dtype: Dtype) -> tuple[Dtype, int, int]:
     """Return an integer of as many bits as a float, the bias of its exponent, and the bits below that."""
     limits = np.finfo(dtype)
     return np.dtype(f"int{limits.bits}"), int(limits.maxexp) - 1, int(limits.nmant)

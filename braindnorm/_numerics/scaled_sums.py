@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ..units import Shape
 from .barriers import fence
+from .counts import Counts
 from .deferred import TINY, Deferred, is_constant
 from .moments import anywhere, choose, zero_masked
 from .pilot import no_derivative
@@ -28,7 +29,8 @@ Primals = tuple[Values, Statistic, Mask]
 class Powers(NamedTuple):
     """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude.
 
-    A pool is their sum or, with `mean`, their mean; with `constant` it is one to derivatives.
+    A pool is their sum or, with `mean`, their mean; with `constant` it is one to derivatives. `counts` are those of the
+    valid elements, where they are known before.
     """
 
     axes: Axes
@@ -36,6 +38,7 @@ class Powers(NamedTuple):
     rectify: bool
     mean: bool = False
     constant: bool = False
+    counts: Counts | None = None
 
     def size(self, x: Values, valid: Mask) -> Values:
         """Return what is raised to the power."""

@@ -21,7 +21,7 @@ from .barriers import fence, unknown
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, choose, local_count, zero_masked
 from .pilot import no_derivative
-from .powers import layout, limits_of, power, scaled_power, two_to
+from .powers import limits_of, power, scaled_power, two_to
 from .scaled_sums import Powers, by_largest
 from .shapes import Mask, Statistic, Values
 from .sums import kept_shape, plain_sum, total
@@ -86,17 +86,34 @@ def _number(powers: Powers, x: Values, valid: Mask) -> Statistic | float:
         return 1.0
     if valid is None:
         return float(math.prod(x.shape[axis] for axis in powers.axes)) or 1.0
-    return jnp.maximum(local_count(x.shape, unknown(valid), Reduction(powers.axes), x.dtype, total=total), 1)
+    reduction = Reduction(powers.axes, counts=powers.counts)
+    return jnp.maximum(local_count(x.shape, unknown(valid), reduction, x.dtype, total=total), 1)
+
+
+def share_at(n: float, e: Statistic, pooled: Statistic, sigma: Statistic) -> Pair:
+    """Return the unit and the share of a pool of two to the power of e n, times what is pooled.
+
+    R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
+    It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
+    """
+    size, limit = two_to(e), 2.0 ** (limits_of(pooled.dtype)[1] - 2)  # whose reciprocal is normal
+    base = jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
+    unit = 1 / base
+    divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
+    responds = ~(divisor <= 0)  # what is NaN is to be seen
+    # 0 where there is no response. Quotients, each of them the last step: XLA for CPU takes what is cheaper than a
+    # quotient into the pass over x, once for each element.
+    unit, share = (1 / jnp.where(responds, v, jnp.inf) for v in (base, divisor))
+    return unit, share
 
 
 def _by_largest(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     e, s = by_largest(x, sigma, valid, powers=powers)
-    size, limit = two_to(e), 2.0 ** (limits_of(x.dtype)[1] - 2)
-    base = jnp.clip(sigma, size, limit)
-    unit = 1 / base
-    pooled = s / _number(powers, x, valid)
-    divisor = scaled_power(sigma, unit, powers.exponent) + scaled_power(size, unit, powers.exponent) * pooled
-    return [unit, 1 / jnp.where(divisor <= 0, jnp.inf, divisor + (s - s))]
+    broken = jnp.where(jnp.isfinite(s), 0, 1).astype(s.dtype)
+    # the root of a negative count is NaN, and that of none is 0; a constant NaN would alarm jax_debug_nans
+    pooled = s / _number(powers, x, valid) + jnp.sqrt(-broken)
+    # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
+    return list(share_at(powers.exponent, e, pooled, jax.lax.optimization_barrier(sigma)))
 
 
 def _on_cpu(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
