@@ -19,9 +19,9 @@ ZERO, EMPTY, LARGE, SMALL, BROKEN = range(5)
 
 
 @jax.jit
-def with_slopes(x: Any, sigma: Any, valid: Any, prefix: Any) -> Any:
+def with_slopes(x: Any, sigma: Any, valid: Any, cotangent: Any) -> Any:
     (unit, share), pull = jax.vjp(lambda x, sigma: share_of_pool(MEAN, x, sigma, valid), x, sigma)
-    return unit, share, *pull((jnp.zeros_like(unit), jnp.full_like(share, prefix)))
+    return unit, share, *pull((jnp.zeros_like(unit), jnp.full_like(share, cotangent)))
 
 
 def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def test_a_mean_of_squares_at_any_scale(prefix: float, apart: bool) -> None:
     if apart:
         x[ZERO], sigma[ZERO], valid[EMPTY], x[LARGE], x[SMALL], sigma[SMALL] = -1, 0, False, 3e38, 2e-37, 0
         valid[LARGE], valid[SMALL], x[BROKEN, 2], valid[BROKEN] = True, True, np.inf, True
-    unit, share, of_x, of_sigma = with_slopes(np.where(valid, x, np.nan), sigma, valid, prefix)
+    unit, share, of_x, of_sigma = with_slopes(np.where(valid, x, np.nan), sigma, valid, max(prefix, 1.0))
     sound = np.arange(ROWS) != (BROKEN if apart else -1)
     assert np.isnan(share[~sound]).all()
     number = np.maximum(valid.sum(1, keepdims=True), 1)
@@ -52,7 +52,7 @@ def test_a_mean_of_squares_at_any_scale(prefix: float, apart: bool) -> None:
     np.testing.assert_allclose(share[sound], want.astype(float)[sound], rtol=1e-6)
     slopes = -(want**2) * 2 * near / number, -(want**2) * 2 * own
     for got, slope in zip((of_x, of_sigma), slopes, strict=True):
-        expected = (slope * u * np.longdouble(prefix)).astype(float)
+        expected = (slope * u * max(prefix, 1.0)).astype(float)
         np.testing.assert_allclose(got[sound], expected[sound], rtol=2e-6, atol=1e-33)
 
 
