@@ -4,6 +4,7 @@ r"""Divisive normalization, as arithmetic: powers of a drive over those of its p
 binary exponent e, which carries no gradient, and a share s near 1.
 """
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -92,9 +93,19 @@ def pool_of(
 def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, gamma: jax.Array) -> jax.Array:
     """Return the response of every element to a pool."""
     exponent, pooled = fence((pool.exponent, _share(response, pool)), size=x.size)
-    unit, share = share_at(response.exponent, exponent, pooled, sigma)
-    if share.size < x.size:  # once for each pool, not for each element
-        unit, share = fence((unit, share), size=x.size)
+    if jnp.broadcast_shapes(pooled.shape, sigma.shape) == x.shape:
+        return _respond_each(response, x, exponent, pooled, sigma, gamma)
+    # once for each pool, not for each element
+    unit, share = fence(share_at(response.exponent, exponent, pooled, sigma), size=x.size)
+    return _respond(response, x, unit, share, gamma)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _respond_each(
+    response: Response, x: jax.Array, exponent: jax.Array, pooled: jax.Array, sigma: jax.Array, gamma: jax.Array
+) -> jax.Array:
+    """Return the response where each element has a divisor of its own, which no derivative is to keep in memory."""
+    unit, share = share_at(response.exponent, exponent, pooled, sigma, each=True)
     return _respond(response, x, unit, share, gamma)
 
 

@@ -21,7 +21,7 @@ from .barriers import fence, unknown
 from .deferred import TINY, Deferred, is_constant
 from .moments import Reduction, choose, local_count, zero_masked
 from .pilot import no_derivative
-from .powers import limits_of, power, scaled_power, two_to
+from .powers import limits_of, power, scaled_power, two_to, unit_of
 from .scaled_sums import Powers, by_largest
 from .shapes import Mask, Statistic, Values
 from .sums import kept_shape, plain_sum, total
@@ -90,21 +90,22 @@ def _number(powers: Powers, x: Values, valid: Mask) -> Statistic | float:
     return jnp.maximum(local_count(x.shape, unknown(valid), reduction, x.dtype, total=total), 1)
 
 
-def share_at(n: float, e: Statistic, pooled: Statistic, sigma: Statistic) -> Pair:
+def share_at(n: float, e: Statistic, pooled: Statistic, sigma: Statistic, *, each: bool = False) -> Pair:
     """Return the unit and the share of a pool of two to the power of e n, times what is pooled.
 
     R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
     It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
+
+    Of each pool they are quotients, each of them the last step: XLA for CPU takes what is cheaper than a quotient into
+    the pass over x, once for each element. There it is to be where they are of `each` element.
     """
     size, limit = two_to(e), 2.0 ** (limits_of(pooled.dtype)[1] - 2)  # whose reciprocal is normal
     base = jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
-    unit = 1 / base
+    unit = unit_of(base) if each else 1 / base
     divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
-    responds = ~(divisor <= 0)  # what is NaN is to be seen
-    # 0 where there is no response. Quotients, each of them the last step: XLA for CPU takes what is cheaper than a
-    # quotient into the pass over x, once for each element.
-    unit, share = (1 / jnp.where(responds, v, jnp.inf) for v in (base, divisor))
-    return unit, share
+    responds = ~(divisor <= 0)  # 0 where there is no response; what is NaN is to be seen
+    share = 1 / jnp.where(responds, divisor, jnp.inf)
+    return unit if each else 1 / jnp.where(responds, base, jnp.inf), share
 
 
 def _by_largest(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
