@@ -37,7 +37,7 @@ def two_to(binary: jax.Array, exponent: float = 1.0) -> jax.Array:
 
 
 def unit_of(size: jax.Array) -> jax.Array:
-    """Return the reciprocal of a normal number, rounded to a power of two, without a gradient and without a quotient."""
+    """Return the reciprocal of a normal number, rounded to a power of two: no quotient, and no gradient."""
     integer, bias, digits = _layout(size.dtype)
     field = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(size), integer) >> digits
     return jax.lax.bitcast_convert_type((2 * bias - field) << digits, size.dtype)

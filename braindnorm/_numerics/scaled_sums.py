@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..units import Shape
 from .barriers import fence
@@ -19,8 +20,12 @@ from .moments import anywhere, choose, zero_masked
 from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
 from .shapes import Mask, Statistic, Values
-from .sums import Axes, kept_shape, total
+from .sums import Axes, kept_shape, plain_sum, total
 
+# the largest exponent whose powers of single-precision numbers, and sums of them, are in the range of double precision
+MOST = 7
+# what single precision may lose of each power, as a part of what the sum is seen beside, and keep its digits
+LOST = 2.0**-100
 Pair = tuple[Statistic, Statistic]
 # the numbers, the scale, the mask
 Primals = tuple[Values, Statistic, Mask]
@@ -99,6 +104,52 @@ def by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Power
     return [e, total(power(size * fence(two_to(-e), size=x.size), powers.exponent), powers.axes)]
 
 
+def fits_double(powers: Powers, x: Values) -> bool:
+    """Tell whether double precision holds the powers and their sums, and may be used where this is traced."""
+    if jax.sharding.get_abstract_mesh().manual_axes or not is_constant(x.shape):
+        return False  # among what is single precision
+    return powers.exponent == int(powers.exponent) <= MOST and x.dtype == np.float32
+
+
+def sum_in_double(powers: Powers, x: Values, valid: Mask) -> Statistic:
+    """Return the sum itself, in double precision."""
+    size = powers.size(x, valid)
+    with jax.enable_x64(True):
+        return plain_sum(power(jax.lax.convert_element_type(size, np.float64), powers.exponent), axes=powers.axes)
+
+
+def root_of(v: Statistic, exponent: float) -> tuple[jax.Array, Statistic]:
+    """Return the whole binary exponent near that of the n-th root of a double, and v over two to the power of e n."""
+    n = int(exponent)
+    with jax.enable_x64(True):
+        e = (jax.lax.bitcast_convert_type(v, np.int64) >> 52) - 1023
+        e = jnp.clip((e * (2**16 // n)) >> 16, -124, 126)  # near e / n
+        return e.astype(np.int32), v * jax.lax.bitcast_convert_type((1023 - n * e) << 52, np.float64)
+
+
+def _on_cpu(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    if not fits_double(powers, x):
+        return _by_scale(x, scale, valid, powers=powers)
+    given = (x, *(() if valid is None else (valid,)))
+    if x.size <= TINY:
+        summed = sum_in_double(powers, x, valid)
+    else:
+        s = total(zero_masked(power(powers.magnitude(x), powers.exponent), valid), powers.axes)
+        seen = jnp.maximum(s, power(jnp.where(scale > 0, scale, 0), powers.exponent))
+        least = jnp.min(choose(s < jnp.inf, seen, jnp.zeros_like(seen)), initial=jnp.inf)
+        with jax.enable_x64(True):
+            summed = jax.lax.cond(
+                least > LOST * x.size,
+                lambda s, *given: s,
+                lambda s, x, valid=None: sum_in_double(powers, x, valid),
+                *(jax.lax.convert_element_type(s, np.float64), *given),
+            )
+    e, left = root_of(summed, powers.exponent)
+    # quotients as the last step: XLA for CPU takes what is cheaper into the pass over x, once for each element
+    one = jax.lax.optimization_barrier(jnp.ones((), x.dtype))
+    return [e.astype(x.dtype) / one, left.astype(x.dtype) / one]
+
+
 def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     if is_constant(x.shape) and x.size <= TINY:
         return by_largest(x, scale, valid, powers=powers)
@@ -130,5 +181,5 @@ def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
 
 
 _scaled: Deferred[list[jax.Array]] = Deferred(
-    "sum_of_powers", by_largest, _by_scale, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "sum_of_powers", by_largest, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
 )

@@ -18,21 +18,17 @@ import numpy as np
 
 from ..units import Shape
 from .barriers import fence, unknown
-from .deferred import TINY, Deferred, is_constant
+from .deferred import TINY, Deferred
 from .moments import Reduction, choose, local_count, zero_masked
 from .pilot import no_derivative
 from .powers import limits_of, power, scaled_power, two_to, unit_of
-from .scaled_sums import Powers, by_largest
+from .scaled_sums import LOST, MOST, Powers, by_largest, fits_double, root_of, sum_in_double
 from .shapes import Mask, Statistic, Values
-from .sums import kept_shape, plain_sum, total
+from .sums import kept_shape, total
 
 Pair = tuple[Statistic, Statistic]
 # the drive, sigma, the mask
 Primals = tuple[Values, Statistic, Mask]
-# the largest exponent whose powers of single-precision numbers, and sums of them, are in the range of double precision
-MOST = 7
-# what single precision may lose of each power of a pool, as a part of its divisor, and keep the digits of the sum
-LOST = 2.0**-100
 
 
 def has_shares(powers: Powers, x: Values, sigma: Statistic) -> bool:
@@ -118,8 +114,8 @@ def _by_largest(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powe
 
 
 def _on_cpu(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
-    if jax.sharding.get_abstract_mesh().manual_axes or not is_constant(x.shape):
-        return _by_largest(x, sigma, valid, powers=powers)  # traced among what is single precision
+    if not fits_double(powers, x):
+        return _by_largest(x, sigma, valid, powers=powers)
     number, given = _number(powers, x, valid), (x, *(() if valid is None else (valid,)))
 
     def of_all(x: Values, valid: Mask = None) -> Statistic:
@@ -144,22 +140,18 @@ def _divisor_in_double(
     powers: Powers, x: Values, valid: Mask, sigma: Statistic, number: Statistic | float
 ) -> Statistic:
     """Return the divisor by a sum that never leaves the range, and NaN where that is not finite."""
-    size = powers.size(x, valid)
+    summed = sum_in_double(powers, x, valid)
     with jax.enable_x64(True):
         wide = functools.partial(jax.lax.convert_element_type, new_dtype=np.float64)
-        summed = plain_sum(power(wide(size), powers.exponent), axes=powers.axes)
         pooled = summed / (number if isinstance(number, float) else wide(number))
         return power(wide(sigma), powers.exponent) + pooled + (summed - summed)
 
 
 def _pair(divisor: Statistic, exponent: float) -> list[Statistic]:
     """Return the reciprocal of a power of two near the n-th root of the divisor, and of what is left of the divisor."""
-    n = int(exponent)
-    with jax.enable_x64(True):
-        e = (jax.lax.bitcast_convert_type(divisor, np.int64) >> 52) - 1023
-        e = jnp.clip((e * (2**16 // n)) >> 16, -125, 126)  # near e / n
-        left = (divisor * jax.lax.bitcast_convert_type((1023 - n * e) << 52, np.float64)).astype(np.float32)
-        root = jax.lax.bitcast_convert_type((127 + e).astype(np.int32) << 23, np.float32)
+    e, left = root_of(divisor, exponent)
+    root = jax.lax.bitcast_convert_type((127 + e) << 23, np.float32)
+    left = left.astype(np.float32)
     # quotients, each of them the last step: XLA for CPU takes what is cheaper into the pass over x, once an element
     return [1 / root, 1 / jnp.where(left <= 0, jnp.inf, left)]
 
