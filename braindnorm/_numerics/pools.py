@@ -94,7 +94,8 @@ def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, g
     """Return the response of every element to a pool."""
     exponent, pooled = fence((pool.exponent, _share(response, pool)), size=x.size)
     if jnp.broadcast_shapes(pooled.shape, sigma.shape) == x.shape:
-        return _respond_each(response, x, exponent, pooled, sigma, gamma)
+        y: jax.Array = _respond_each(response, x, exponent, pooled, sigma, gamma)
+        return y
     # once for each pool, not for each element
     unit, share = fence(share_at(response.exponent, exponent, pooled, sigma), size=x.size)
     return _respond(response, x, unit, share, gamma)

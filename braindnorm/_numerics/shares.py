@@ -99,9 +99,9 @@ def share_at(n: float, e: Statistic, pooled: Statistic, sigma: Statistic, *, eac
     base = jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
     unit = unit_of(base) if each else 1 / base
     divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
-    responds = ~(divisor <= 0)  # 0 where there is no response; what is NaN is to be seen
+    responds = ~(divisor <= 0)  # 0 where there is no response, whose power may be infinite; what is NaN is to be seen
     share = 1 / jnp.where(responds, divisor, jnp.inf)
-    return unit if each else 1 / jnp.where(responds, base, jnp.inf), share
+    return jnp.where(responds, unit, 0) if each else 1 / jnp.where(responds, base, jnp.inf), share
 
 
 def _by_largest(x: Values, sigma: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
