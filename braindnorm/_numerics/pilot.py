@@ -27,7 +27,8 @@ ENOUGH = 32
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
     """Return a number near the mean of the valid elements of each group, with the axes kept and without a gradient.
 
-    On a CPU it is the mean of the first sixteenth of a reduced axis, if there every group has an element that is valid.
+    On a CPU it is the mean of the first sixteenth of a reduced axis, if that is of several elements, and valid ones in
+    every group.
     """
     near_mean: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
     return near_mean

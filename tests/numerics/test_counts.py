@@ -39,14 +39,14 @@ def test_the_part_is_a_sixteenth_of_an_axis_that_the_mask_does_not_have() -> Non
     late = np.arange(40)[:, None] >= [[10, 0]]
     found = counts_of((40, 2), late, (0,))
     assert found is not None
-    assert found.part.array.tolist() == [[0, 3]]
+    assert found.part.array.tolist() == [[0, 4]]
     assert found.missed
     assert found == counts_of((40, 2), late.copy(), (0,))
     assert hash(found) == hash(counts_of((40, 2), late.copy(), (0,)))
     assert found != counts_of((40, 2), ~late, (0,))
     within = counts_of((40, 32, 2), late[:, None], (0, 1))
     assert within is not None
-    assert within.part.array.tolist() == [[[60, 80]]]
+    assert within.part.array.tolist() == [[[120, 160]]]
     assert not within.missed
 
 
