@@ -1,7 +1,8 @@
 r"""Sums of powers at any scale: :math:`2^{en} s`, a binary exponent e, which carries no gradient, and a share s.
 
-Beside a scale that is known beforehand the powers mostly stay in range. So a program for a CPU first adds them up by
-that scale, and by the largest number of each sum only if one of the sums has left the range.
+Where double precision holds the powers, a program for a CPU adds few numbers in it, and more of them only if one of the
+sums has left the range of single precision. Elsewhere it adds them by a scale that is known beforehand, beside which
+they mostly stay in range, and by the largest number of each sum only if one of the sums has left it.
 """
 
 import functools
@@ -98,6 +99,7 @@ def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pai
 
 
 def by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    """Return the pair by the largest number of each sum, which no power of what is below it can lose."""
     size = powers.size(x, valid)
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), powers.axes, keepdims=True, initial=0)
     e = exponent_of(largest)
@@ -144,10 +146,12 @@ def _on_cpu(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) 
                 lambda s, x, valid=None: sum_in_double(powers, x, valid),
                 *(jax.lax.convert_element_type(s, np.float64), *given),
             )
-    e, left = root_of(summed, powers.exponent)
+    e, left = (v.astype(x.dtype) for v in root_of(summed, powers.exponent))
+    # of a sum that is lost it is that of what it is lost beside, or the derivative would leave the range on its way
+    e = choose((left == 0) & (scale > 0), exponent_of(scale) + jnp.zeros_like(e), e)
     # quotients as the last step: XLA for CPU takes what is cheaper into the pass over x, once for each element
     one = jax.lax.optimization_barrier(jnp.ones((), x.dtype))
-    return [e.astype(x.dtype) / one, left.astype(x.dtype) / one]
+    return [e / one, left / one]
 
 
 def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:

@@ -58,7 +58,7 @@ def share_of_pool(powers: Powers, x: Values, sigma: Statistic, valid: Mask) -> P
 
 
 @share_of_pool.defjvp
-def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pair]:
+def _jvp(powers: Powers, primals: Primals, tangents: tuple[Values, Statistic, object]) -> tuple[Pair, Pair]:
     unit, share = share_of_pool(powers, *primals)
     return (unit, share), (jnp.zeros_like(unit), _tangent(powers, primals, (unit, share), tangents[:2]))
 
