@@ -41,8 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # The arithmetic: what checks a user's arguments takes anything, and is left out.
 CHECKED = [
-    *(f"braindnorm._numerics.{name}" for name in ("barriers", "fused", "memory", "moments", "plan", "pools")),
-    *(f"braindnorm._numerics.{name}" for name in ("products", "running", "statistics", "sums", "two_term")),
+    *(f"braindnorm._numerics.{name}" for name in ("barriers", "fused", "mean_and_variance", "memory", "moments")),
+    *(
+        f"braindnorm._numerics.{name}"
+        for name in ("plan", "pools", "products", "running", "shares", "statistics", "sums", "two_term")
+    ),
     *(f"braindnorm.functional.{name}" for name in ("_leave", "_over_time", "_standardize")),
 ]
 

@@ -9,8 +9,6 @@ with :math:`k_t` the decay in a step with something valid, 1 in one without, and
 associative, so the steps may be merged in blocks, all blocks at the same time.
 """
 
-import math
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,8 +20,6 @@ from .two_term import TwoTerm, cast, choose, minus, plus, product, single
 
 # how fast the past fades: a number, or one that is traced
 Rate = float | jax.Array
-# up to as many, one step after the other is as fast as blocks of them
-FEW_STEPS = 32
 
 
 class Memory(NamedTuple):
@@ -59,20 +55,30 @@ class Memory(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The moments of a step, or of each of several; the mean as a centre without gradient, and what is left."""
+    """The moments of a step, or of each of several; the mean as a centre without gradient, and what is left.
+
+    A count that is the same in all of several is that of one.
+    """
 
     count: jax.Array  # type: ignore[assignment]
     mean: TwoTerm
     m2: jax.Array
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """The moments of some steps in a row, and by which rate they fade what came before: to exp(-rate) of its weight."""
 
     rate: jax.Array
     count: jax.Array  # type: ignore[assignment]
     mean: TwoTerm
     m2: jax.Array
+
+
+class Now(NamedTuple):
+    """The memory after a step, or after each of several, and how far the mean of the step itself lies above its."""
+
+    memory: Memory
+    above: jax.Array
 
 
 def forget(memory: Memory, reset: jax.Array | None) -> Memory:
@@ -83,33 +89,23 @@ def forget(memory: Memory, reset: jax.Array | None) -> Memory:
     return kept
 
 
-def advance(memory: Memory, steps: Steps, rate: Rate) -> Memory:
+def advance(memory: Memory, steps: Steps, rate: Rate) -> Now:
     """Return the memory after one step, which fades it to exp(-rate) of its weight."""
-    return _after(memory, _span(steps, rate, None))
+    return now_at(after(memory, span_of(steps, rate, None)), steps)
 
 
-def replay(memory: Memory, steps: Steps, rate: Rate, reset: jax.Array | None) -> Memory:
-    """Return the memory after each of the steps along the leading axis, as :func:`advance` would leave it.
+def now_at(memory: Memory, steps: Steps) -> Now:
+    """Return the memory after each of some steps, beside their means."""
+    return Now(memory, minus(steps.mean, memory.mean))
 
-    The steps are cut into about as many blocks as a block has steps. All blocks run through theirs at the same time,
-    each from an empty memory; then one block after the other is merged into the memory; and then each step is merged
-    into the memory before its block. So a program of any length is two loops and a merge, quick to compile; a few steps
-    are one loop.
-    """
-    span = _span(steps, rate, reset)
-    num_steps = len(span.count)
-    if num_steps <= FEW_STEPS:
-        return jax.lax.scan(_onward, memory, span)[1]
-    length = math.isqrt(num_steps - 1) + 1
-    blocks = _blocks(span, length)
-    empty = Memory.empty(blocks.count.shape[1:], blocks.m2.dtype)
-    _, within = jax.lax.scan(
-        partial(_then, jnp.asarray(rate, span.m2.dtype)), (jnp.zeros_like(blocks.rate[0]), empty), blocks
-    )
-    _, before = jax.lax.scan(_with_block, memory, jax.tree.map(lambda v: v[-1], within))
-    after = _after(before, within)
-    flat: Memory = jax.tree.map(lambda v: v.swapaxes(0, 1).reshape(-1, *v.shape[2:])[:num_steps], after)
-    return flat
+
+def span_of(steps: Steps, rate: Rate, reset: jax.Array | None) -> Span:
+    """Return the moments of a step, or of each of several, and by which rate they fade what came before."""
+    some = steps.count > 0
+    fading = jnp.where(some, jnp.asarray(rate, steps.m2.dtype), 0)
+    fading = fading if reset is None else jnp.where(reset, jnp.inf, fading)
+    mean = TwoTerm(jnp.where(some, steps.mean.value, 0), jnp.where(some, steps.mean.rest, 0))
+    return Span(fading, steps.count, mean, steps.m2)
 
 
 def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
@@ -119,56 +115,15 @@ def settle(old: Memory, new: Memory, touched: jax.Array) -> Memory:
     return last
 
 
-def standardize_by_memory(deviation: jax.Array, steps: Steps, memory: Memory, epsilon: Mantissa) -> jax.Array:
+def standardize_by_memory(deviation: jax.Array, now: Now, epsilon: Mantissa) -> jax.Array:
     """Return z by the moments of the memory, from each element's deviation from the mean of its own step."""
-    z = (deviation + minus(steps.mean, memory.mean)) * rstd(memory.var, epsilon)
-    return jnp.where(memory.count.value == 0, 0, z)
+    nothing = now.memory.count.value == 0
+    shift = jnp.where(nothing, 0, now.above)
+    scale = jnp.where(nothing, 0, rstd(now.memory.var, epsilon))
+    return (deviation + shift) * scale
 
 
-def _span(steps: Steps, rate: Rate, reset: jax.Array | None) -> _Span:
-    some = steps.count > 0
-    fading = jnp.where(some, jnp.asarray(rate, steps.m2.dtype), 0)
-    fading = fading if reset is None else jnp.where(reset, jnp.inf, fading)
-    mean = TwoTerm(jnp.where(some, steps.mean.value, 0), jnp.where(some, steps.mean.rest, 0))
-    return _Span(fading, steps.count, mean, steps.m2)
-
-
-def _blocks(span: _Span, length: int) -> _Span:
-    """Return the steps as (step of a block, block, ...). What fills the last block holds nothing and fades nothing."""
-    missing = -len(span.count) % length
-
-    def cut(v: jax.Array) -> jax.Array:
-        filled = jnp.concatenate([v, jnp.zeros((missing, *v.shape[1:]), v.dtype)]) if missing else v
-        return filled.reshape(-1, length, *v.shape[1:]).swapaxes(0, 1)
-
-    cut_span: _Span = jax.tree.map(cut, span)
-    return cut_span
-
-
-def _then(rate: jax.Array, earlier: tuple[jax.Array, Memory], step: _Span) -> tuple[tuple[jax.Array, Memory], _Span]:
-    """Return what a block holds after one more of its steps: to go on from, and as a span.
-
-    The steps that fade are counted, and their rates not added up one by one: the same error in each step would grow.
-    """
-    fading = earlier[0] + jnp.where(jnp.isinf(step.rate), jnp.inf, jnp.where(step.rate == 0, 0.0, 1.0))
-    memory = _after(earlier[1], step)
-    forgets = jnp.isinf(fading)
-    faded = jnp.where(forgets, 0, fading) * jnp.where(jnp.isinf(rate), 0, rate)
-    return (fading, memory), _Span(jnp.where(forgets, jnp.inf, faded), memory.count.value, memory.mean, memory.m2.value)
-
-
-def _onward(memory: Memory, step: _Span) -> tuple[Memory, Memory]:
-    """Return the memory after a step: to go on from, and as a result."""
-    after = _after(memory, step)
-    return after, after
-
-
-def _with_block(memory: Memory, block: _Span) -> tuple[Memory, Memory]:
-    """Return the memory after a block, and the one before it."""
-    return _after(memory, block), memory
-
-
-def _after(memory: Memory, span: _Span) -> Memory:
+def after(memory: Memory, span: Span) -> Memory:
     """Return the memory after a span, in two terms, since as many of them may follow each other as there are steps.
 
     The weight is one of 0, 1/2 and 1, whose products are exact, and a remainder: so a weight of 0.9999 has all digits.
@@ -187,7 +142,7 @@ def _after(memory: Memory, span: _Span) -> Memory:
     return Memory(fade(memory.count, span.count), mean, fade(memory.m2, span.m2 + between))
 
 
-def _between(left: jax.Array, earlier: TwoTerm, span: _Span) -> tuple[TwoTerm, jax.Array]:
+def _between(left: jax.Array, earlier: TwoTerm, span: Span) -> tuple[TwoTerm, jax.Array]:
     """Return the mean of what is left of the past and a span, and the sum of squares between the two.
 
     As in :func:`braindnorm._numerics.moments.merge`, but the mean goes from that of the larger part by the smaller's

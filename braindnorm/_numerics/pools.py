@@ -4,6 +4,7 @@ r"""Divisive normalization, as arithmetic: powers of a drive over those of its p
 binary exponent e, which carries no gradient, and a share s near 1.
 """
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from ..errors import AxisError
 from ..units import Dtype, Shape
+from .axes import leading_ones
 from .barriers import fence, unknown
 from .collectives import place_among_devices, sum_devices
 from .moments import Reduction, at_least_one, local_count, zero_masked
-from .powers import exponent_of, in_range, limits_of, power, scaled_power, two_to
+from .powers import exponent_of, in_range, limits_of, power, two_to
 from .responses import response_to_share
 from .scaled_sums import Powers, rectified, sum_of_powers
+from .shares import has_shares, share_at, share_of_pool
 from .sums import total
 
 
@@ -57,9 +60,17 @@ def respond(
 
     `seen` is what is pooled: `x`, whatever it holds where it is not valid.
     """
+    sigma = leading_ones(sigma, x.ndim)
+    mean, n = response.pool == "mean", response.exponent
+    powers = Powers(reduction.axes, n, response.rectify, mean, response.constant, reduction.counts)
+    if weights is None and reduction.axis_name is None and has_shares(powers, x, sigma):
+        if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
+            x = seen = jax.lax.optimization_barrier(x)
+        unit, share = share_of_pool(powers, seen.astype(x.dtype), sigma, valid)
+        return _respond(response, x, unit, share, gamma)
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     sigma = jax.lax.optimization_barrier(sigma)
-    if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
+    if valid is None:
         x = seen = jax.lax.optimization_barrier(x)
     pool = pool_of(reduction, response, seen.astype(x.dtype), sigma, valid, weights)
     return respond_to(response, x, pool, sigma, gamma)
@@ -81,21 +92,27 @@ def pool_of(
 
 def respond_to(response: Response, x: jax.Array, pool: Pool, sigma: jax.Array, gamma: jax.Array) -> jax.Array:
     """Return the response of every element to a pool."""
-    n, drive = response.exponent, rectified(x) if response.rectify else x
     exponent, pooled = fence((pool.exponent, _share(response, pool)), size=x.size)
-    # R keeps its value when drive, sigma and pool are multiplied by one number: any will do, and carries no gradient.
-    # It is a product, as XLA makes a / (b c) of a / b / c, and this b c may be out of range.
-    size, limit = two_to(exponent), 2.0 ** (limits_of(x.dtype)[1] - 2)  # whose reciprocal is normal
-    base = jax.lax.stop_gradient(jnp.clip(sigma, size, limit))
-    unit = 1 / base
-    divisor = scaled_power(sigma, unit, n) + scaled_power(size, unit, n) * pooled
-    responds = ~(divisor <= 0)  # what is NaN is to be seen
-    # 0 where there is no response. Quotients, each of them the last step: XLA for CPU takes what is cheaper than a
-    # quotient into the pass over x, once for each element.
-    unit, share = (1 / jnp.where(responds, v, jnp.inf) for v in (base, divisor))
-    if share.size < x.size:  # once for each pool, not for each element
-        unit, share = fence((unit, share), size=x.size)
-    return response_to_share(n, drive, unit, share, gamma)
+    if jnp.broadcast_shapes(pooled.shape, sigma.shape) == x.shape:
+        y: jax.Array = _respond_each(response, x, exponent, pooled, sigma, gamma)
+        return y
+    # once for each pool, not for each element
+    unit, share = fence(share_at(response.exponent, exponent, pooled, sigma), size=x.size)
+    return _respond(response, x, unit, share, gamma)
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
+def _respond_each(
+    response: Response, x: jax.Array, exponent: jax.Array, pooled: jax.Array, sigma: jax.Array, gamma: jax.Array
+) -> jax.Array:
+    """Return the response where each element has a divisor of its own, which no derivative is to keep in memory."""
+    unit, share = share_at(response.exponent, exponent, pooled, sigma, each=True)
+    return _respond(response, x, unit, share, gamma)
+
+
+def _respond(response: Response, x: jax.Array, unit: jax.Array, share: jax.Array, gamma: jax.Array) -> jax.Array:
+    drive = rectified(x) if response.rectify else x
+    return response_to_share(response.exponent, not response.rectify, drive, unit, share, gamma)
 
 
 def power_of_pool(response: Response, pool: Pool) -> jax.Array:

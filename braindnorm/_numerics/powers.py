@@ -36,6 +36,13 @@ def two_to(binary: jax.Array, exponent: float = 1.0) -> jax.Array:
     return power(jax.lax.bitcast_convert_type(field << digits, binary.dtype), exponent)
 
 
+def unit_of(size: jax.Array) -> jax.Array:
+    """Return the reciprocal of a normal number, rounded to a power of two: no quotient, and no gradient."""
+    integer, bias, digits = _layout(size.dtype)
+    field = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(size), integer) >> digits
+    return jax.lax.bitcast_convert_type((2 * bias - field) << digits, size.dtype)
+
+
 def _layout(dtype: Dtype) -> tuple[Dtype, int, int]:
     """Return an integer of as many bits as a float, the bias of its exponent, and the bits below that."""
     limits = np.finfo(dtype)

@@ -1,7 +1,8 @@
 r"""Sums of powers at any scale: :math:`2^{en} s`, a binary exponent e, which carries no gradient, and a share s.
 
-Beside a scale that is known beforehand the powers mostly stay in range. So a program for a CPU first adds them up by
-that scale, and by the largest number of each sum only if one of the sums has left the range.
+Where double precision holds the powers, a program for a CPU adds few numbers in it, and more of them only if one of the
+sums has left the range of single precision. Elsewhere it adds them by a scale that is known beforehand, beside which
+they mostly stay in range, and by the largest number of each sum only if one of the sums has left it.
 """
 
 import functools
@@ -10,37 +11,60 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..units import Shape
 from .barriers import fence
+from .counts import Counts
 from .deferred import TINY, Deferred, is_constant
 from .moments import anywhere, choose, zero_masked
 from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
 from .shapes import Mask, Statistic, Values
-from .sums import Axes, kept_shape, total
+from .sums import Axes, kept_shape, plain_sum, total
 
+# the largest exponent whose powers of single-precision numbers, and sums of them, are in the range of double precision
+MOST = 7
+# what single precision may lose of each power, as a part of what the sum is seen beside, and keep its digits
+LOST = 2.0**-100
 Pair = tuple[Statistic, Statistic]
 # the numbers, the scale, the mask
 Primals = tuple[Values, Statistic, Mask]
 
 
 class Powers(NamedTuple):
-    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude."""
+    """Which powers are added: over which axes, the exponent, whether what is negative counts as 0 or by magnitude.
+
+    A pool is their sum or, with `mean`, their mean; with `constant` it is one to derivatives. `counts` are those of the
+    valid elements, where they are known before.
+    """
 
     axes: Axes
     exponent: float
     rectify: bool
+    mean: bool = False
+    constant: bool = False
+    counts: Counts | None = None
 
     def size(self, x: Values, valid: Mask) -> Values:
         """Return what is raised to the power."""
-        x = zero_masked(x, valid)
+        return zero_masked(self.magnitude(x), valid)
+
+    def magnitude(self, x: Values) -> Values:
+        """Return the same without a mask."""
         return rectified(x) if self.rectify else jnp.abs(x)
 
 
+@jax.custom_jvp
 def rectified(x: Values) -> Values:
-    """Return `x`, and 0 where it is negative."""
-    return jnp.where(x <= 0, 0, x)  # not maximum, whose slope at 0 is a half
+    """Return `x`, and 0 where it is negative, with a slope of 0 at 0: that of ``maximum`` is a half."""
+    return jnp.maximum(x, 0)
+
+
+@rectified.defjvp
+def _rectified_jvp(primals: tuple[Values], tangents: tuple[Values]) -> tuple[Values, Values]:
+    (x,), (dx,) = primals, tangents
+    return rectified(x), choose(x <= 0, jnp.zeros_like(dx), dx)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -74,16 +98,65 @@ def _jvp(powers: Powers, primals: Primals, tangents: Primals) -> tuple[Pair, Pai
     return (e, s), (jnp.zeros_like(e), total(slope * (dsize * unit), powers.axes))
 
 
-def _by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+def by_largest(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    """Return the pair by the largest number of each sum, which no power of what is below it can lose."""
     size = powers.size(x, valid)
     largest = jnp.max(jnp.where(jnp.isfinite(size), size, 0), powers.axes, keepdims=True, initial=0)
     e = exponent_of(largest)
     return [e, total(power(size * fence(two_to(-e), size=x.size), powers.exponent), powers.axes)]
 
 
+def fits_double(powers: Powers, x: Values) -> bool:
+    """Tell whether double precision holds the powers and their sums, and may be used where this is traced."""
+    if jax.sharding.get_abstract_mesh().manual_axes or not is_constant(x.shape):
+        return False  # among what is single precision
+    return powers.exponent == int(powers.exponent) <= MOST and x.dtype == np.float32
+
+
+def sum_in_double(powers: Powers, x: Values, valid: Mask) -> Statistic:
+    """Return the sum itself, in double precision."""
+    size = powers.size(x, valid)
+    with jax.enable_x64(True):
+        return plain_sum(power(jax.lax.convert_element_type(size, np.float64), powers.exponent), axes=powers.axes)
+
+
+def root_of(v: Statistic, exponent: float) -> tuple[jax.Array, Statistic]:
+    """Return the whole binary exponent near that of the n-th root of a double, and v over two to the power of e n."""
+    n = int(exponent)
+    with jax.enable_x64(True):
+        e = (jax.lax.bitcast_convert_type(v, np.int64) >> 52) - 1023
+        e = jnp.clip((e * (2**16 // n)) >> 16, -124, 126)  # near e / n
+        return e.astype(np.int32), v * jax.lax.bitcast_convert_type((1023 - n * e) << 52, np.float64)
+
+
+def _on_cpu(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
+    if not fits_double(powers, x):
+        return _by_scale(x, scale, valid, powers=powers)
+    given = (x, *(() if valid is None else (valid,)))
+    if x.size <= TINY:
+        summed = sum_in_double(powers, x, valid)
+    else:
+        s = total(zero_masked(power(powers.magnitude(x), powers.exponent), valid), powers.axes)
+        seen = jnp.maximum(s, power(jnp.where(scale > 0, scale, 0), powers.exponent))
+        least = jnp.min(choose(s < jnp.inf, seen, jnp.zeros_like(seen)), initial=jnp.inf)
+        with jax.enable_x64(True):
+            summed = jax.lax.cond(
+                least > LOST * x.size,
+                lambda s, *given: s,
+                lambda s, x, valid=None: sum_in_double(powers, x, valid),
+                *(jax.lax.convert_element_type(s, np.float64), *given),
+            )
+    e, left = (v.astype(x.dtype) for v in root_of(summed, powers.exponent))
+    # of a sum that is lost it is that of what it is lost beside, or the derivative would leave the range on its way
+    e = choose((left == 0) & (scale > 0), exponent_of(scale) + jnp.zeros_like(e), e)
+    # quotients as the last step: XLA for CPU takes what is cheaper into the pass over x, once for each element
+    one = jax.lax.optimization_barrier(jnp.ones((), x.dtype))
+    return [e / one, left / one]
+
+
 def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers) -> list[Statistic]:
     if is_constant(x.shape) and x.size <= TINY:
-        return _by_largest(x, scale, valid, powers=powers)
+        return by_largest(x, scale, valid, powers=powers)
     e = jnp.where(scale > 0, exponent_of(scale), 0)
     s = total(power(powers.size(x, valid) * fence(two_to(-e)), powers.exponent), powers.axes)
     most = 2.0 ** (limits_of(x.dtype)[1] // 2)
@@ -94,7 +167,7 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
     taken: list[Statistic] = jax.lax.cond(
         fits,
         lambda e, s, *_: [e, s],
-        lambda e, s, *given: _by_largest(*given, powers=powers),
+        lambda e, s, *given: by_largest(*given, powers=powers),
         *(e, s, x, scale, *(() if valid is None else (valid,))),
     )
     return taken
@@ -112,5 +185,5 @@ def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
 
 
 _scaled: Deferred[list[jax.Array]] = Deferred(
-    "sum_of_powers", _by_largest, _by_scale, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "sum_of_powers", by_largest, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
 )

@@ -18,8 +18,6 @@ from .sums import by_products_below, total, total_of_groups
 
 # how many elements are valid
 Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
-# the parts of the mean, and the variance
-Moments = tuple[Centre, Statistic]
 
 
 def statistics(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa) -> tuple[Centre, Statistic]:
@@ -37,7 +35,7 @@ def statistics_with_variance(
     if valid is not None and whole_groups(plan.reduction, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid), size=x.size), None
-    centre = _centre(plan, x, valid, n)
+    centre = centre_of(plan, x, valid, n)
     d = deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = mean_of(plan, d * d, n)
     centre, r = barrier((centre, _rstd_in_tiles(var + epsilon) if plan.tiles else rstd(var, epsilon)))
@@ -49,7 +47,7 @@ def _rstd_in_tiles(var: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
 
 
-def _centre(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
+def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
     """Return the parts of the mean, each the mean of what those before it leave."""
     if plan.centring is Centring.NONE:
         return ()
@@ -112,28 +110,3 @@ def mean_of(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statis
     # the statistics need the digits that a sum has and a product has not
     combine = total_of_groups if tangent else sum_groups
     return combine(summed, reduction.channel_axis, reduction.num_groups) / n
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def mean_and_variance(plan: Plan, x: Values, valid: Mask) -> Moments:
-    r"""Return the parts of the mean, and the variance, with a derivative that keeps no array in memory but x.
-
-    .. math:: \dot\mu = \overline{\dot x}, \quad \dot{\sigma^2} = 2\, \overline{(x - \mu)\, \dot x}
-    """
-    centre, _, var = statistics_with_variance(plan, x, valid, 0.0)
-    return centre, var
-
-
-@mean_and_variance.defjvp
-def _jvp(plan: Plan, primals: tuple[Values, Mask], tangents: tuple[Values, object]) -> tuple[Moments, Moments]:
-    x, valid = primals
-    centre, var = mean_and_variance(plan, x, valid)
-    dmean, dvar = _tangents(plan, x, valid, centre, tangents[0])
-    return (centre, var), ((*map(jnp.zeros_like, centre[:-1]), dmean), dvar)
-
-
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(0,))
-def _tangents(plan: Plan, x: Values, valid: Mask, centre: Centre, dx: Values) -> tuple[Statistic, Statistic]:
-    dx, n = zero_masked(dx.astype(plan.dtype), valid), count_of(plan, x, valid)
-    d = deviation(x.astype(plan.dtype), fence(centre, size=x.size), valid)
-    return mean_of(plan, dx, n, tangent=True), 2 * mean_of(plan, d * dx, n, tangent=True)

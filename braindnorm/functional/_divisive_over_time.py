@@ -36,8 +36,8 @@ def divisive_norm_over_time(clock: Clock, x: Any, **options: Any) -> tuple[Resul
     count = jnp.broadcast_to(pool.count, power.shape)
     reduction = drive.reduction._replace(axes=()) if drive.weights is not None else drive.reduction
     nothing = jnp.zeros_like(power)
-    steps = clock.checked(Moments(count, nothing, power * count), single(nothing), reduction)
+    steps = clock.checked(Moments(count, nothing, power * count), single(nothing), reduction, drive.entry.valid)
     now, last = clock.remember(steps, constant=drive.response.constant)
-    few = now.count.value < clock.by.min_count
-    kept = pool_of_power(drive.response, jnp.where(few, power, now.var))
+    few = now.memory.count.value < clock.by.min_count
+    kept = pool_of_power(drive.response, jnp.where(few, power, now.memory.var))
     return leave(_respond(drive.response, entered, kept, sigma, drive.gamma), drive.entry), last

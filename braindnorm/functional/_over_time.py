@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._numerics.memory import Memory, Rate, Steps, advance, forget, replay, settle, standardize_by_memory
+from .._numerics.memory import Memory, Now, Rate, Steps, advance, forget, now_at, settle, standardize_by_memory
 from .._numerics.moments import (
     Moments,
     Reduction,
@@ -18,6 +18,7 @@ from .._numerics.moments import (
     zero_masked,
 )
 from .._numerics.renorm import renormalize, standardize_by_step
+from .._numerics.replay import replay
 from .._numerics.two_term import TwoTerm, single
 from ..errors import AxisError, MaskError
 from ..units import Mantissa
@@ -26,6 +27,8 @@ from ._standardize import Observed, Standardization, apply_affine
 
 # inline: called within another program it leaves no trace there; called outside of any it is compiled once
 _advance, _replay = (jax.jit(clock, inline=True) for clock in (advance, replay))
+# a rate that is known makes the smaller program
+_replay_known = jax.jit(replay, inline=True, static_argnames="rate")
 
 
 class By(NamedTuple):
@@ -77,53 +80,56 @@ class Clock:
         moments, deviation = self._observe(x, valid, spec)
         now, last = self.remember(moments, constant=spec.constant)
         z = self._standardized(x, deviation, moments, now, spec.epsilon)
-        mine = Observed(moments.count, moments.mean.value + moments.mean.rest, moments.m2 / at_least_one(moments.count))
-        seen = Observed(now.count.value, now.mean.value, now.var) if self.by.what == "past" else mine
+        past = now.memory
+        count = jnp.broadcast_to(moments.count, moments.m2.shape)
+        mine = Observed(count, moments.mean.value + moments.mean.rest, moments.m2 / at_least_one(moments.count))
+        seen = Observed(past.count.value, past.mean.value, past.var) if self.by.what == "past" else mine
         return apply_affine(z, entry, spec), last, seen
 
     def _standardized(
-        self, x: jax.Array, deviation: jax.Array, moments: Steps, now: Memory, epsilon: Mantissa
+        self, x: jax.Array, deviation: jax.Array, moments: Steps, now: Now, epsilon: Mantissa
     ) -> jax.Array:
-        by = self.by
+        by, memory = self.by, now.memory
         if by.what == "running":
             assert by.mean is not None and by.var is not None
             return renormalize(deviation, moments, by.mean, by.var, epsilon, by.max_ratio)
         if by.what == "step":
             return standardize_by_step(deviation, moments, epsilon)
         if by.frozen:
-            z = ((x - now.mean.value) - now.mean.rest) * rstd(now.var, epsilon)
+            z = ((x - memory.mean.value) - memory.mean.rest) * rstd(memory.var, epsilon)
         else:
-            z = standardize_by_memory(deviation, moments, now, epsilon)
+            z = standardize_by_memory(deviation, now, epsilon)
             if by.min_count <= 1:
                 return z
-        return jnp.where(now.count.value < by.min_count, standardize_by_step(deviation, moments, epsilon), z)
+        return jnp.where(memory.count.value < by.min_count, standardize_by_step(deviation, moments, epsilon), z)
 
-    def remember(self, moments: Steps, *, constant: bool = False) -> tuple[Memory, Memory]:
+    def remember(self, moments: Steps, *, constant: bool = False) -> tuple[Now, Memory]:
         """Return the memory after each step, and after the last one as it is kept. A frozen one stays as it is.
 
         If `constant` it is one to derivatives, this step's part too.
         """
         if self.by.frozen:
-            now: Memory = jax.tree.map(jax.lax.stop_gradient, self.memory.widened(moments.m2.dtype))
-            return now, self.memory
+            kept: Memory = jax.tree.map(jax.lax.stop_gradient, self.memory.widened(moments.m2.dtype))
+            return now_at(kept, moments), self.memory
         memory = self.memory if self.sequence else forget(self.memory, self.began)
         if constant or self.by.what != "past":  # then no output depends on it
             memory, moments = jax.tree.map(jax.lax.stop_gradient, (memory, moments))
         return self._remember(memory, moments)
 
-    def _remember(self, memory: Memory, moments: Steps) -> tuple[Memory, Memory]:
+    def _remember(self, memory: Memory, moments: Steps) -> tuple[Now, Memory]:
         """Return the memory after each step, and after the last one as it is kept."""
         before = memory.widened(moments.m2.dtype)
         touched = moments.count > 0
-        now: Memory
         if not self.sequence:
             now = _advance(before, moments, self.rate)
-            return now, settle(memory, now, touched)
-        if not len(touched):  # no step
-            return jax.tree.map(lambda v: v[None][:0], before), memory
-        now = _replay(before, moments, self.rate, self.began)
+            return now, settle(memory, now.memory, touched)
+        if not len(moments.m2):  # no step
+            none: Memory = jax.tree.map(lambda v: v[None][:0], before)
+            return now_at(none, moments), memory
+        clock = _replay_known if isinstance(self.rate, float) else _replay
+        now, last = clock(before, moments, rate=self.rate, reset=self.began)
         touched = jnp.any(touched if self.began is None else touched | self.began, axis=0)
-        return now, settle(memory, jax.tree.map(lambda v: v[-1], now), touched)
+        return now, settle(memory, last, touched)
 
     def _observe(self, x: jax.Array, valid: jax.Array | None, spec: Standardization) -> tuple[Steps, jax.Array]:
         """Return the moments of each step, and each element's deviation from the mean of its step.
@@ -133,17 +139,20 @@ class Clock:
         """
         if spec.fast_variance or not spec.centred:
             moments, deviation = deviations(x, spec.reduction, valid, centred=spec.centred, constant=spec.constant)
-            return self.checked(moments, single(moments.mean), spec.reduction), deviation
+            return self.checked(moments, single(moments.mean), spec.reduction, valid), deviation
         seen = jax.lax.stop_gradient(zero_masked(x, valid))
         local = [local_count(x.shape, valid, spec.reduction, x.dtype), local_sum(seen, spec.reduction)]
         count, total = jnp.broadcast_arrays(*across_devices(local, spec.reduction))
         centre = total / at_least_one(count)
         centre = jnp.where(jnp.isfinite(centre), centre, 0)
         moments, deviation = deviations(x - centre, spec.reduction, valid, constant=spec.constant)
-        return self.checked(moments, TwoTerm(centre, moments.mean), spec.reduction), deviation
+        return self.checked(moments, TwoTerm(centre, moments.mean), spec.reduction, valid), deviation
 
-    def checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction) -> Steps:
-        """Return the moments with a count for each, if they are of as many trials as the memory."""
+    def checked(self, moments: Moments, mean: TwoTerm, reduction: Reduction, valid: jax.Array | None) -> Steps:
+        """Return the moments with a count for each, if they are of as many trials as the memory.
+
+        Where the mask is the same in all steps, so is the count: it is that of one step.
+        """
         shape = moments.m2.shape[1:] if self.sequence else moments.m2.shape
         if shape != self.memory.m2.value.shape:
             raise AxisError(
@@ -156,4 +165,6 @@ class Clock:
                 f"a reset of shape {self.began.shape} asks for some trials, but the statistics run over"
                 f" all of them (axes {reduction.axes}). Give one entry, which resets all, or other reduction_axes."
             )
-        return Steps(jnp.broadcast_to(moments.count, moments.m2.shape), mean, moments.m2)
+        count = jnp.broadcast_to(moments.count, moments.m2.shape)
+        even = self.sequence and (valid is None or len(valid) == 1)
+        return Steps(count[:1] if even else count, mean, moments.m2)

@@ -12,10 +12,10 @@ from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.deferred import is_explicit
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
+from .._numerics.mean_and_variance import mean_and_variance
 from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
-from .._numerics.statistics import mean_and_variance
 from ..units import Dtype, Mantissa
 from ._enter import Entry, NormOptions, check_flag
 from ._reduction import on_one_device

@@ -451,3 +451,13 @@ def test_gradients_of_a_membrane_at_rest(clock: str) -> None:
         exact = lambda x: jnp.sum(cotangent * naive(x, trials, "LayerNorm", xp=jnp))  # noqa: E731
         expected = np.asarray(jax.jit(jax.grad(exact))(wide))
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_channels_shared_among_devices_without_a_mask() -> None:
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(70, TRIALS, CHANNELS)), jnp.float32)
+    norm = over_time("LayerNorm", 0.8, axis_name="channels", use_scale=False, use_bias=False)
+    spec = P(None, None, "channels")
+    mesh = jax.make_mesh((2,), ("channels",))
+    sharded = brainstate.transform.shard_map(norm.update_sequence, mesh, in_specs=spec, out_specs=spec)
+    expected = one_by_one(np.asarray(x, float), 0.8)
+    assert np.allclose(jit(sharded)(x), expected, atol=3e-6)

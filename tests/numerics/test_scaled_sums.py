@@ -53,6 +53,16 @@ def test_one_sum_that_leaves_the_range_is_right_and_so_are_the_others() -> None:
     assert np.isnan(found[7])
 
 
+def test_a_sum_that_is_lost_beside_the_scale_has_a_slope() -> None:
+    """Its powers are 0 in single precision, and what one of them would be scaled up by is out of range."""
+    x, valid = data()
+    e, s, slope = squares(np.float32(1e-26) * x, np.ones((1, 1), np.float32), valid)
+    size = np.where(valid, np.maximum(np.float32(1e-26) * x, 0), 0).astype(float)
+    np.testing.assert_array_less(np.asarray(s, float) * 4.0 ** np.asarray(e, float), 1e-30)
+    np.testing.assert_allclose(slope, 2 * size / 4.0 ** np.asarray(e, float), rtol=1e-6)
+    assert np.max(slope) < 1
+
+
 def test_lanes_share_one_choice() -> None:
     """Neither side of it is computed beside the other, and a lane has a scale of its own."""
     x, _ = data()

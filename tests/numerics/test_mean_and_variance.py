@@ -1,4 +1,4 @@
-"""The mean and the variance of the fast rule, and their derivatives of both orders."""
+"""The mean and the variance alone, and their derivatives of both orders."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from braindnorm._numerics.mean_and_variance import mean_and_variance
 from braindnorm._numerics.moments import Reduction
 from braindnorm._numerics.plan import plan_for
-from braindnorm._numerics.statistics import mean_and_variance
 
 ROWS, COLUMNS = 40, 3
 
@@ -55,3 +55,19 @@ def test_mean_and_variance_have_the_derivatives_of_their_formulas(masked: bool) 
     np.testing.assert_allclose(forward, (want * along).sum(), rtol=1e-4)
     change = along - along.sum(0, keepdims=True) / n
     np.testing.assert_allclose(second, np.where(mask, 2 * b * change / n, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (300, 256), (1030, 256)])
+def test_the_mean_and_the_variance_keep_their_digits_under_a_mask(shape: tuple[int, int]) -> None:
+    """At -65 mV with a spread of 0.01 mV, in a few values and in many, whichever precision they are added up in."""
+    rng = np.random.default_rng(1)
+    x = (-65 + 0.01 * rng.standard_normal(shape)).astype(np.float32)
+    valid = rng.random(shape) < 0.3
+    valid[3], valid[4], valid[4, 7] = False, False, True
+    plan = plan_for(x.shape, x.dtype, shape, Reduction((1,)), centred=True, compensated=False, dtype=x.dtype)
+    parts, var = jax.jit(lambda x, valid: mean_and_variance(plan, x, valid))(np.where(valid, x, np.nan), valid)
+    n, exact = np.maximum(valid.sum(1, keepdims=True), 1), np.where(valid, x.astype(float), 0)
+    mean = exact.sum(1, keepdims=True) / n
+    want = (np.where(valid, exact - mean, 0) ** 2).sum(1, keepdims=True) / n
+    np.testing.assert_allclose(sum(np.asarray(part, float) for part in parts), mean, rtol=2e-9)
+    np.testing.assert_allclose(var, want, rtol=2e-6, atol=1e-12)
