@@ -63,15 +63,13 @@ def respond(
     sigma = leading_ones(sigma, x.ndim)
     mean, n = response.pool == "mean", response.exponent
     powers = Powers(reduction.axes, n, response.rectify, mean, response.constant, reduction.counts)
+    if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
+        x = seen = jax.lax.optimization_barrier(x)
     if weights is None and reduction.axis_name is None and has_shares(powers, x, sigma):
-        if valid is None:  # what makes the drive is computed once, alike beside whatever else uses it
-            x = seen = jax.lax.optimization_barrier(x)
         unit, share = share_of_pool(powers, seen.astype(x.dtype), sigma, valid)
         return _respond(response, x, unit, share, gamma)
     # the compiler joins constants, and the product of two of them may be out of range: so it is to know of none
     sigma = jax.lax.optimization_barrier(sigma)
-    if valid is None:
-        x = seen = jax.lax.optimization_barrier(x)
     pool = pool_of(reduction, response, seen.astype(x.dtype), sigma, valid, weights)
     return respond_to(response, x, pool, sigma, gamma)
 

@@ -12,8 +12,7 @@ from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.deferred import is_explicit
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
-from .._numerics.mean_and_variance import mean_and_variance
-from .._numerics.moments import Moments, Reduction, deviations, local_count, rstd, zero_masked
+from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
 from ..units import Dtype, Mantissa
@@ -110,23 +109,6 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     return _with_affine(y, entry), observed
 
 
-def moments_of(entry: Entry, reduction: Reduction) -> Observed:
-    """Return the moments of the valid elements, with their gradients."""
-    x, valid = entry.x, entry.valid
-    if not _stays(x, reduction):
-        moments, _ = deviations(zero_masked(x, valid).astype(entry.dtype), reduction, valid)
-        count, mean, var = moments.count, moments.mean, moments.var
-    else:
-        mask_shape = None if valid is None else valid.shape
-        over = on_one_device(reduction, x.shape, entry.constant)
-        plan = plan_for(
-            x.shape, x.dtype, mask_shape, over, centred=True, compensated=False, dtype=entry.dtype
-        ).with_derivatives()
-        centre, var = mean_and_variance(plan, x, valid)
-        count, mean = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0])
-    return Observed(jnp.broadcast_to(count, mean.shape), mean, var)
-
-
 def standardize_by(entry: Entry, spec: Standardization, mean: jax.Array, var: jax.Array) -> jax.Array:
     """Return z * scale + bias by moments that are known, each element by itself."""
     fitted = _fused_parameters(entry, spec)
@@ -193,10 +175,10 @@ def _local(x: jax.Array, spec: Standardization) -> bool:
     A custom rule may not hold collectives: under vmap it is traced again where their axis is not bound. The rule's
     products do not name the sharding of their results, as those of explicit arrays would have to.
     """
-    return not spec.keep_padding and _stays(x, spec.reduction)
+    return not spec.keep_padding and stays_here(x, spec.reduction)
 
 
-def _stays(x: jax.Array, reduction: Reduction) -> bool:
+def stays_here(x: jax.Array, reduction: Reduction) -> bool:
     """Tell whether the statistics stay on one device, as far as the types say."""
     return reduction.axis_name is None and not is_explicit(x)
 

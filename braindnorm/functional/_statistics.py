@@ -11,11 +11,14 @@ import jax.numpy as jnp
 from .. import units
 from .._numerics.axes import Axes
 from .._numerics.collectives import AxisName
+from .._numerics.mean_and_variance import mean_and_variance
+from .._numerics.moments import Reduction, deviations, local_count, zero_masked
+from .._numerics.plan import plan_for
 from ..units import MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
-from ._enter import NormOptions, enter
-from ._reduction import reduction_over
-from ._standardize import moments_of
+from ._enter import Entry, NormOptions, enter
+from ._reduction import on_one_device, reduction_over
+from ._standardize import Observed, stays_here
 
 
 class Statistics(NamedTuple):
@@ -82,7 +85,24 @@ def moments(
     }  # fmt: skip
     entry = enter(x, {}, options)
     reduction = reduction_over(entry.x.shape, reduction_axes, options)
-    count, mean, var = moments_of(entry, reduction)
+    count, mean, var = _moments_of(entry, reduction)
     if not keepdims:
         count, mean, var = (jnp.squeeze(v, reduction.axes) for v in (count, mean, var))
     return Statistics(count, units.restore(mean, entry.unit), units.restore(var, entry.unit**2))
+
+
+def _moments_of(entry: Entry, reduction: Reduction) -> Observed:
+    """Return the moments of the valid elements, with their gradients."""
+    x, valid = entry.x, entry.valid
+    if not stays_here(x, reduction):
+        moments, _ = deviations(zero_masked(x, valid).astype(entry.dtype), reduction, valid)
+        count, mean, var = moments.count, moments.mean, moments.var
+    else:
+        mask_shape = None if valid is None else valid.shape
+        over = on_one_device(reduction, x.shape, entry.constant)
+        plan = plan_for(
+            x.shape, x.dtype, mask_shape, over, centred=True, compensated=False, dtype=entry.dtype
+        ).with_derivatives()
+        centre, var = mean_and_variance(plan, x, valid)
+        count, mean = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0])
+    return Observed(jnp.broadcast_to(count, mean.shape), mean, var)
