@@ -74,13 +74,13 @@ def pilot_axis(mask_shape: Shape, axes: Sequence[int]) -> int:
 
 
 def sixteenth(n: int) -> int:
-    """Return the length of the first sixteenth of an axis: 1, or at least 4.
+    """Return the length of the first sixteenth of an axis: at most 1, or at least 4.
 
     XLA for CPU would make a sum of 2 or 3 anew for each element that it is subtracted from.
     """
     if not is_constant((n,)):
         return -(-n // 16)
-    return max(-(-n // 16), 4) if n > 16 else 1
+    return max(-(-n // 16), 4) if n > 16 else min(n, 1)
 
 
 def _count(shape: Shape, valid: np.ndarray, axes: Sequence[int], groups: tuple[int, int] | None) -> np.ndarray:

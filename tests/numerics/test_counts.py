@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from braindnorm import LayerNorm, cpu_kernels, functional, step_mask
-from braindnorm._numerics.counts import counts_of
+from braindnorm._numerics.counts import counts_of, sixteenth
 from braindnorm.masks._align import align
 from tests.support import reference
 
@@ -48,6 +48,10 @@ def test_the_part_is_a_sixteenth_of_an_axis_that_the_mask_does_not_have() -> Non
     assert within is not None
     assert within.part.array.tolist() == [[[120, 160]]]
     assert not within.missed
+
+
+def test_a_sixteenth_is_one_or_several_rows() -> None:
+    assert [sixteenth(n) for n in (0, 1, 16, 17, 64, 65, 1600)] == [0, 1, 1, 4, 4, 5, 100]
 
 
 def test_what_a_program_has_to_count() -> None:
