@@ -77,7 +77,7 @@ test-sanitize: ## run the kernels under the sanitizers for addresses, undefined 
 	@mkdir -p build/sanitize
 	@for build in "address,undefined -march=native" "address,undefined" "thread -march=native"; do \
 		echo "-fsanitize=$$build"; \
-		$(CXX) $(KERNEL_FLAGS) -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=$$build \
+		$(CXX) $(KERNEL_FLAGS) -O1 -g1 -fno-omit-frame-pointer -fno-sanitize-recover=all -fsanitize=$$build \
 			-DBRAINDNORM_FAR=0 -I braindnorm/cpu_kernels/include \
 			braindnorm/cpu_kernels/norm.cpp tests/cpu_kernels/sanitize/driver.cpp -o build/sanitize/driver -pthread && \
 		$$(command -v setarch >/dev/null && echo setarch -R) build/sanitize/driver || exit 1; done
