@@ -113,13 +113,14 @@ def in_nA(scale: float) -> dict:
 
 def test_a_spiking_network_gives_the_same_spikes(tmp_path: Path) -> None:
     """Two layers of synapses, norms and neurons; 300 steps; a plain layer before, a norm in nA between."""
-    model = Sequential(
-        OneToOne((5,)),
-        Linear(5, 8, **in_nA(0.2)),
-        trained(BatchNorm(8, unit=u.nA)),
-        cells(8),
-        Sequential(Linear(8, 6, **in_nA(0.4)), trained(BatchNorm(6, unit=u.nA), low=0.5), cells(6)),
-    )
+    with brainstate.random.seed_context(0):
+        model = Sequential(
+            OneToOne((5,)),
+            Linear(5, 8, **in_nA(0.2)),
+            trained(BatchNorm(8, unit=u.nA)),
+            cells(8),
+            Sequential(Linear(8, 6, **in_nA(0.4)), trained(BatchNorm(6, unit=u.nA), low=0.5), cells(6)),
+        )
     xs = sequence(300, 5)
     graph = again(model, tmp_path)
     kinds = [type(node).__name__ for node in graph.nodes.values()]
