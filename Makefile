@@ -63,7 +63,7 @@ test-newest: ## run the tests with the newest Python and releases (12 minutes, f
 	.venv-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[test]' </dev/null
 	$(call both,.venv-newest/bin/python)
 
-kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (half a minute)
+kernels: .venv/.stamp ## compile the kernels of these sources, where there is a compiler, as an installation does (up to a minute)
 	@.venv/bin/python braindnorm/cpu_kernels/_build.py
 
 test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays of any size (12 minutes; needs g++ or clang++)

@@ -92,7 +92,7 @@ def enable() -> bool:
     """Use the kernels from now on; compile them if they did not come with the package. Return whether they can be used.
 
     They are in use without this call where they came with the package. On another machine the first call compiles them,
-    which takes about half a minute. The result is kept in ``~/.cache`` (``$XDG_CACHE_HOME``) for later processes. A C++
+    which takes up to a minute. The result is kept in ``~/.cache`` (``$XDG_CACHE_HOME``) for later processes. A C++
     compiler is needed: g++ or clang++, or the one that the environment variable ``CXX`` names (``CXX="ccache g++"``,
     say).
 
