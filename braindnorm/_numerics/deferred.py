@@ -5,10 +5,11 @@ products than GPU and TPU, which fuse what they are given, and it wants barriers
 to differentiate and to map it is registered with the public tables of ``jax.interpreters``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -70,6 +71,15 @@ class Deferred(Generic[R]):
         if isinstance(found, list):
             return [jax.core.ShapedArray(shape, v.dtype) for shape, v in zip(found, values, strict=False)]
         return jax.core.ShapedArray(found, values[0].dtype)
+
+
+def no_derivative(primitive: Primitive) -> None:
+    """Register nothing: no gradient ever gets to the operation."""
+
+
+def lanes_first(values: Sequence[Operand], dims: Sequence[int | None]) -> list[jax.Array]:
+    """Return the operands of a rule of ``vmap`` with their lanes as the leading axis: one, where all share it."""
+    return [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
 
 
 def linear(transpose: Rule) -> Callable[[Primitive], None]:

@@ -13,9 +13,8 @@ import numpy as np
 
 from ..units import Shape
 from .barriers import fence
-from .deferred import TINY, Deferred, is_constant
+from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
 from .moments import whole_groups, zero_masked
-from .pilot import no_derivative
 from .plan import Centring, Plan
 from .shapes import Centre, Mask, Statistic, Values
 from .statistics import Count, centre_of, count_of, deviation, mean_of
@@ -88,10 +87,8 @@ def _in_double(size: int, masked: bool) -> bool:
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, plan: Plan) -> tuple[list[jax.Array], list[int]]:
     ndim = max(v.ndim - (dim is not None) for v, dim in zip(values, dims, strict=True))
-    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
-    moved = [v.reshape(v.shape[:1] + (1,) * (ndim + 1 - v.ndim) + v.shape[1:]) for v in moved]
-    inner = plan.reduction._replace(axes=tuple(axis + 1 for axis in plan.reduction.axes))
-    return _in_parts(*moved, plan=plan._replace(reduction=inner)), [0, 0]
+    moved = [v.reshape(v.shape[:1] + (1,) * (ndim + 1 - v.ndim) + v.shape[1:]) for v in lanes_first(values, dims)]
+    return _in_parts(*moved, plan=plan._replace(reduction=plan.reduction.behind_lanes())), [0, 0]
 
 
 def _shapes(x: Shape, n: Shape, valid: Shape = (), *, plan: Plan) -> list[Shape]:

@@ -50,6 +50,11 @@ class Reduction(NamedTuple):
     name: str = "moments"
     counts: Counts | None = None
 
+    def behind_lanes(self) -> "Reduction":
+        """Return the same of an array with one more leading axis, as ``vmap`` gives it."""
+        channel = None if self.channel_axis is None else self.channel_axis + 1
+        return self._replace(axes=tuple(axis + 1 for axis in self.axes), channel_axis=channel)
+
 
 def local_sum(v: Values, reduction: Reduction) -> Statistic:
     """Sum `v` over the axes and within the channel groups, on this device, keeping the axes."""

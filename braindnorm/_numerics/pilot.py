@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
 
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
 from .counts import Counts, pilot_axis, sixteenth
-from .deferred import TINY, Deferred, is_constant
+from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
 from .moments import Reduction, anywhere, local_count, zero_masked
 from .sums import kept_shape, total
 
@@ -80,15 +79,7 @@ def first_sixteenth(v: jax.Array, axis: int) -> jax.Array:
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, reduction: Reduction) -> tuple[jax.Array, int]:
-    x, valid = (v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True))
-    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
-    inner = reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
-    near_mean = _centre(x, valid, reduction=inner)
-    return near_mean, 0
-
-
-def no_derivative(primitive: Primitive) -> None:
-    """Register nothing: no gradient ever gets here."""
+    return _centre(*lanes_first(values, dims), reduction=reduction.behind_lanes()), 0
 
 
 def _shape(x: Shape, valid: Shape, *, reduction: Reduction) -> Shape:

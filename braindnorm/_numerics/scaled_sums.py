@@ -16,9 +16,8 @@ import numpy as np
 from ..units import Shape
 from .barriers import fence
 from .counts import Counts
-from .deferred import TINY, Deferred, is_constant
+from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
 from .moments import anywhere, choose, zero_masked
-from .pilot import no_derivative
 from .powers import exponent_of, limits_of, power, two_to
 from .shapes import Mask, Statistic, Values
 from .sums import Axes, kept_shape, plain_sum, total
@@ -49,6 +48,10 @@ class Powers(NamedTuple):
     def size(self, x: Values, valid: Mask) -> Values:
         """Return what is raised to the power."""
         return zero_masked(self.magnitude(x), valid)
+
+    def behind_lanes(self) -> "Powers":
+        """Return the same of an array with one more leading axis, as ``vmap`` gives it."""
+        return self._replace(axes=tuple(axis + 1 for axis in self.axes))
 
     def magnitude(self, x: Values) -> Values:
         """Return the same without a mask."""
@@ -173,11 +176,15 @@ def _by_scale(x: Values, scale: Statistic, valid: Mask = None, *, powers: Powers
     return taken
 
 
+def every_lane(values: Sequence[Any], dims: Sequence[Any]) -> list[jax.Array]:
+    """Return the operands with their lanes first, and the numbers themselves in each of them."""
+    x, *others = lanes_first(values, dims)
+    lanes = max(len(v) for v in (x, *others))
+    return [jnp.broadcast_to(x, (lanes, *x.shape[1:])), *others]
+
+
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
-    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
-    lanes = max(len(v) for v in moved)
-    moved[0] = jnp.broadcast_to(moved[0], (lanes, *moved[0].shape[1:]))
-    return _scaled(*moved, powers=powers._replace(axes=tuple(axis + 1 for axis in powers.axes))), [0, 0]
+    return _scaled(*every_lane(values, dims), powers=powers.behind_lanes()), [0, 0]
 
 
 def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:

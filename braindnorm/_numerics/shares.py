@@ -18,11 +18,10 @@ import numpy as np
 
 from ..units import Shape
 from .barriers import fence, unknown
-from .deferred import TINY, Deferred
+from .deferred import TINY, Deferred, no_derivative
 from .moments import Reduction, choose, local_count, zero_masked
-from .pilot import no_derivative
 from .powers import limits_of, power, scaled_power, two_to, unit_of
-from .scaled_sums import LOST, MOST, Powers, by_largest, fits_double, root_of, sum_in_double
+from .scaled_sums import LOST, MOST, Powers, by_largest, every_lane, fits_double, root_of, sum_in_double
 from .shapes import Mask, Statistic, Values
 from .sums import kept_shape, total
 
@@ -157,10 +156,7 @@ def _pair(divisor: Statistic, exponent: float) -> list[Statistic]:
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tuple[list[jax.Array], list[int]]:
-    moved = [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]
-    lanes = max(len(v) for v in moved)
-    moved[0] = jnp.broadcast_to(moved[0], (lanes, *moved[0].shape[1:]))
-    return _shared(*moved, powers=powers._replace(axes=tuple(axis + 1 for axis in powers.axes))), [0, 0]
+    return _shared(*every_lane(values, dims), powers=powers.behind_lanes()), [0, 0]
 
 
 def _shapes(x: Shape, sigma: Shape, *_: Shape, powers: Powers) -> list[Shape]:

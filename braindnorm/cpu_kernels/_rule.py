@@ -206,10 +206,7 @@ def _call(
 
 def _fold(plan: Plan) -> Plan:
     """Return the plan for arrays with one more leading axis."""
-    reduction = plan.reduction
-    channel = None if reduction.channel_axis is None else reduction.channel_axis + 1
-    moved = reduction._replace(axes=tuple(axis + 1 for axis in reduction.axes), channel_axis=channel)
-    return plan._replace(reduction=moved)
+    return plan._replace(reduction=plan.reduction.behind_lanes())
 
 
 def _seen(plan: Plan, shape: Shape, parameters: tuple[Shape, ...]) -> View:
