@@ -98,7 +98,8 @@ def count_of(plan: Plan, x: Values, valid: Mask) -> Count:
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
     count = jnp.maximum(count, 1)
-    return count if valid is None else fence(count, size=x.size, unless=plan.unfenced)
+    known = valid is None or plan.reduction.counts is not None
+    return count if known else fence(count, size=x.size, unless=plan.unfenced)
 
 
 def mean_of(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statistic:
