@@ -77,6 +77,22 @@ def no_derivative(primitive: Primitive) -> None:
     """Register nothing: no gradient ever gets to the operation."""
 
 
+def by_tangents(rule: Rule) -> Callable[[Primitive], None]:
+    """Return what registers the derivative of an operation: ``rule(primals, tangents, **static)`` returns both results.
+
+    A ``custom_jvp`` around the operation is not enough: of what a loop keeps for a second derivative, JAX takes the
+    function without its rule.
+    """
+
+    def register(primitive: Primitive) -> None:
+        def jvp(primals: Sequence[Operand], tangents: Sequence[Operand], **static: object) -> object:
+            return rule(primals, [ad.instantiate_zeros(tangent) for tangent in tangents], **static)
+
+        ad.primitive_jvps[primitive] = jvp
+
+    return register
+
+
 def lanes_first(values: Sequence[Operand], dims: Sequence[int | None]) -> list[jax.Array]:
     """Return the operands of a rule of ``vmap`` with their lanes as the leading axis: one, where all share it."""
     return [v[None] if dim is None else jnp.moveaxis(v, dim, 0) for v, dim in zip(values, dims, strict=True)]

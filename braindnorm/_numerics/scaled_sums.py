@@ -16,7 +16,7 @@ import numpy as np
 from ..units import Shape
 from .barriers import fence
 from .counts import Counts
-from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
+from .deferred import TINY, Deferred, by_tangents, is_constant, lanes_first
 from .moments import anywhere, choose, zero_masked
 from .powers import exponent_of, limits_of, power, two_to
 from .shapes import Mask, Statistic, Values
@@ -191,6 +191,17 @@ def _shapes(x: Shape, *_: Shape, powers: Powers) -> list[Shape]:
     return [kept_shape(x, axes=powers.axes)] * 2
 
 
+def _along(primals: Sequence[Any], tangents: Sequence[Any], *, powers: Powers) -> tuple[Pair, Pair]:
+    x, scale, *valid = primals
+    return _jvp(powers, (x, scale, valid[0] if valid else None), (*tangents[:2], None))
+
+
 _scaled: Deferred[list[jax.Array]] = Deferred(
-    "sum_of_powers", by_largest, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "sum_of_powers",
+    by_largest,
+    _on_cpu,
+    several=True,
+    shape=_shapes,
+    batch=_batch,
+    differentiate=by_tangents(_along),
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..units import Shape
 from .barriers import fence, unknown
-from .deferred import TINY, Deferred, no_derivative
+from .deferred import TINY, Deferred, by_tangents
 from .moments import Reduction, choose, local_count, zero_masked
 from .powers import limits_of, power, scaled_power, two_to, unit_of
 from .scaled_sums import LOST, MOST, Powers, by_largest, every_lane, fits_double, root_of, sum_in_double
@@ -163,6 +163,17 @@ def _shapes(x: Shape, sigma: Shape, *_: Shape, powers: Powers) -> list[Shape]:
     return [np.broadcast_shapes(kept_shape(x, axes=powers.axes), sigma)] * 2
 
 
+def _along(primals: Sequence[Any], tangents: Sequence[Any], *, powers: Powers) -> tuple[Pair, Pair]:
+    x, sigma, *valid = primals
+    return _jvp(powers, (x, sigma, valid[0] if valid else None), (*tangents[:2], None))
+
+
 _shared: Deferred[list[jax.Array]] = Deferred(
-    "share_of_pool", _by_largest, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "share_of_pool",
+    _by_largest,
+    _on_cpu,
+    several=True,
+    shape=_shapes,
+    batch=_batch,
+    differentiate=by_tangents(_along),
 )
