@@ -52,7 +52,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     if is_constant(x.shape) and x.size <= TINY:
         return _of_all(x, valid, reduction=reduction)
     counts = reduction.counts
-    axis = pilot_axis(valid.shape, reduction.axes)
+    axis = pilot_axis(x.shape, valid.shape, reduction.axes)
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
     sizes = [x_part.shape[axis] for axis in reduction.axes]
     few = valid.shape[axis] != 1 and is_constant(sizes) and math.prod(sizes) < ENOUGH
