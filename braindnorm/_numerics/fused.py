@@ -85,7 +85,7 @@ def value(
 def _value_alone(
     plan: Plan, x: Values, valid: Mask, scale: Parameter, bias: Parameter, centre: Centre, r: Statistic
 ) -> Values:
-    """Return y where nothing is differentiated: what is masked is left out once, in the end, which takes half as long."""
+    """Return y where nothing is differentiated: what is masked is left out once, in the end, in half the time."""
     d = deviation(x.astype(plan.dtype), centre, None)
     return zero_masked(_scaled(plan, d, scale, bias, r), valid)
 

@@ -22,8 +22,8 @@ from .sums import SMALL, kept_shape, plain_sum
 
 # the parts of the mean, and the variance
 Moments = tuple[Centre, Statistic]
-# from SMALL to so many elements under a mask a CPU adds up in double precision sooner than it finds a centre near their
-# mean; fewer it adds up in one thread, and single precision
+# from SMALL to so many elements under a mask a CPU adds up in double precision, which it compiles in half the time of a
+# centre near the mean that a mask may miss; fewer it adds up in one thread, and single precision
 DOUBLE = 2**18
 
 
@@ -68,7 +68,7 @@ def _by_centre(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[S
 
 def _on_cpu(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[Statistic]:
     manual = jax.sharding.get_abstract_mesh().manual_axes  # traced among what is single precision
-    if manual or x.dtype != np.float32 or not is_constant(x.shape) or not _in_double(x.size, valid is not None):
+    if manual or x.dtype != np.float32 or not is_constant(x.shape) or not _in_double(x.size, valid is not None and plan.reduction.counts is None):
         return _by_centre(x, n, valid, plan=plan)
     seen = zero_masked(x, valid)
     with jax.enable_x64(True):
@@ -82,8 +82,8 @@ def _on_cpu(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[Stat
     return [near, left, jnp.maximum(mean_of(plan, d * d, n) - left * left, 0)]
 
 
-def _in_double(size: int, masked: bool) -> bool:
-    return size <= TINY or (masked and SMALL < size <= DOUBLE)
+def _in_double(size: int, may_miss: bool) -> bool:
+    return size <= TINY or (may_miss and SMALL < size <= DOUBLE)
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, plan: Plan) -> tuple[list[jax.Array], list[int]]:

@@ -56,7 +56,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
     sizes = [x_part.shape[axis] for axis in reduction.axes]
     few = valid.shape[axis] != 1 and is_constant(sizes) and math.prod(sizes) < ENOUGH
-    if few or (counts is not None and counts.missed):
+    if few if counts is None else counts.missed:
         return _of_all(x, valid, reduction=reduction)
     of_part = reduction if counts is None else reduction._replace(counts=Counts(counts.part, counts.part))
     count_of_part = _count(x_part, valid_part, of_part)
