@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..units import Mantissa, Shape
 from .axes import is_trailing, leading_ones
 from .barriers import fence
-from .moments import choose, local_count, zero_masked
+from .moments import choose, cleared, local_count, zero_masked
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
 from .shapes import Centre, Mask, Parameter, Statistic, Values
@@ -85,8 +85,8 @@ def value(
 def _value_alone(
     plan: Plan, x: Values, valid: Mask, scale: Parameter, bias: Parameter, centre: Centre, r: Statistic
 ) -> Values:
-    """Return y where nothing is differentiated: what is masked is left out once, in the end, in half the time."""
-    d = deviation(x.astype(plan.dtype), centre, None)
+    """Return y where nothing is differentiated, in half the time."""
+    d = deviation(cleared(x.astype(plan.dtype), valid), centre, None)
     return zero_masked(_scaled(plan, d, scale, bias, r), valid)
 
 

@@ -68,7 +68,12 @@ def _by_centre(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[S
 
 def _on_cpu(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[Statistic]:
     manual = jax.sharding.get_abstract_mesh().manual_axes  # traced among what is single precision
-    if manual or x.dtype != np.float32 or not is_constant(x.shape) or not _in_double(x.size, valid is not None and plan.reduction.counts is None):
+    if (
+        manual
+        or x.dtype != np.float32
+        or not is_constant(x.shape)
+        or not _in_double(x.size, valid is not None and plan.reduction.counts is None)
+    ):
         return _by_centre(x, n, valid, plan=plan)
     seen = zero_masked(x, valid)
     with jax.enable_x64(True):

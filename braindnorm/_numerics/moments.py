@@ -140,6 +140,17 @@ def zero_masked(x: Values, valid: Mask) -> Values:
     return choose(valid, x, jax.lax.full_like(x, 0))
 
 
+def cleared(x: Values, valid: Mask) -> Values:
+    """Return the same where nothing is differentiated: by bits.
+
+    What XLA for CPU chooses among numbers in memory it loads one by one, in twice the time.
+    """
+    if valid is None or x.dtype.itemsize != 4:
+        return zero_masked(x, valid)
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32) & -valid.astype(jnp.int32)
+    return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
 def choose(where: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Return `a` where the condition holds, and `b` elsewhere: ``jnp.where``, but no function apart in the program.
 

@@ -16,7 +16,7 @@ from .axes import sum_groups
 from .barriers import unknown
 from .counts import Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
-from .moments import Reduction, anywhere, local_count, zero_masked
+from .moments import Reduction, anywhere, cleared, local_count
 from .sums import kept_shape, total
 
 # a mask leaves something of so many elements, in every group; of fewer it often leaves some group nothing
@@ -38,7 +38,7 @@ def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
 
 
 def _mean(x: jax.Array, valid: jax.Array, count: jax.Array, reduction: Reduction) -> jax.Array:
-    summed = total(zero_masked(x, valid), reduction.axes)
+    summed = total(cleared(x, valid), reduction.axes)
     if reduction.channel_axis is not None:
         summed = sum_groups(summed, reduction.channel_axis, reduction.num_groups)
     return summed / jnp.maximum(count, 1)
