@@ -16,9 +16,9 @@ from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
 from .collectives import AxisName, sum_devices, varying
 from .counts import Counts
-from .deferred import is_constant, is_explicit
+from .deferred import is_explicit
 from .shapes import Mask, Statistic, Values
-from .sums import WIDE, total
+from .sums import plain_count, total
 
 
 class Moments(NamedTuple):
@@ -64,17 +64,13 @@ def local_sum(v: Values, reduction: Reduction) -> Statistic:
     return sum_groups(summed, reduction.channel_axis, reduction.num_groups)
 
 
-def _sum(v: jax.Array, axes: Sequence[int]) -> jax.Array:
-    return jnp.sum(v, axes, keepdims=True)
-
-
 def local_count(
     shape: Sequence[int],
     valid: jax.Array | None,
     reduction: Reduction,
     dtype: DtypeLike,
     *,
-    total: Callable[[jax.Array, Sequence[int]], jax.Array] = _sum,
+    total: Callable[[jax.Array, Sequence[int]], jax.Array] = plain_count,
 ) -> jax.Array:
     """Count the valid elements of an array of this shape. The mask is counted as it came, before it is broadcast.
 
@@ -85,29 +81,13 @@ def local_count(
         return jnp.asarray(known.reshape((1,) * (len(shape) - known.ndim) + known.shape), dtype)  # without vmap's axes
     mask_shape = (1,) * len(shape) if valid is None else valid.shape
     repeats = math.prod(shape[axis] for axis in reduction.axes if mask_shape[axis] == 1)
-    if valid is None:
-        counted = jnp.ones((), dtype)
-    else:
-        counted = total(valid.astype(_dtype_of_counts(mask_shape, reduction.axes, dtype)), reduction.axes)
+    counted = jnp.ones((), dtype) if valid is None else total(valid.astype(jnp.int32), reduction.axes)
     if reduction.channel_axis is not None:
         if mask_shape[reduction.channel_axis] == 1:
             repeats *= shape[reduction.channel_axis] // reduction.num_groups
         else:
             counted = sum_groups(counted, reduction.channel_axis, reduction.num_groups)
     return counted.astype(dtype) * repeats
-
-
-def _dtype_of_counts(mask_shape: Sequence[int], axes: Sequence[int], dtype: DtypeLike) -> DtypeLike:
-    """Return as what a mask is counted: XLA for CPU mostly sums floats ten times as fast, where they are exact.
-
-    Along one axis that is short, or before few others, it sums integers in half the time: those it need not write to
-    memory first.
-    """
-    long = [axis for axis in axes if mask_shape[axis] != 1]
-    sizes = [*(mask_shape[axis] for axis in long), math.prod(mask_shape[long[-1] + 1 :]) if long else 1]
-    if not is_constant(sizes) or math.prod(sizes[:-1]) > 2**24:
-        return jnp.int32
-    return jnp.int32 if len(long) == 1 and (1 < sizes[-1] < WIDE or sizes[0] <= 32) else dtype
 
 
 def whole_groups(reduction: Reduction, mask_shape: Sequence[int]) -> bool:
