@@ -92,7 +92,7 @@ def _value_alone(
 
 def _scaled(plan: Plan, d: Values, scale: Parameter, bias: Parameter, r: Statistic) -> Values:
     scale, bias = (leading_ones(parameter, d.ndim) for parameter in (scale, bias))
-    y = _times(d * r, scale) if plan.tiles else d * _times(r, scale)
+    y = _times(d * r, scale) if plan.unfenced else d * _times(r, scale)
     return y if bias is None else y + bias
 
 
