@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from braindnorm._numerics.moments import (
-    cleared,
     Moments,
     Reduction,
     across_devices,
     at_least_one,
+    cleared,
     deviations,
     local_count,
     local_sum,
