@@ -12,7 +12,7 @@ from . import pilot
 from .axes import sum_groups
 from .barriers import fence, unknown
 from .counts import pilot_axis
-from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
+from .moments import at_least_one, choose, cleared, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Float, Mask, Statistic, Values
 from .sums import sizes_of_products, total, total_of_groups
@@ -92,7 +92,7 @@ def deviation(x: Values, centre: Centre, valid: Mask) -> Values:
     XLA for CPU adds what a choice returns in one pass; the mean it would first write to memory as often as x has rows.
     """
     if not centre:
-        return zero_masked(x, valid)
+        return cleared(x, valid)
     x = x if valid is None else choose(valid, x, centre[0])
     for part in centre:
         x = x - part
