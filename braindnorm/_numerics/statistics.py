@@ -64,8 +64,9 @@ def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[C
     d = deviation(x, (first,), valid)
     rest = mean_of(plan, d, n)
     var = mean_of(plan, d * d, n) - rest * rest
-    # not by maximum, which halves the derivative where it is 0
-    return (first, rest), choose(var < 0, jax.lax.full_like(var, 0), var)
+    # a maximum halves the derivative where it is 0; a choice XLA would compute apart
+    positive = jnp.maximum(var, 0) if plan.unfenced else choose(var < 0, jax.lax.full_like(var, 0), var)
+    return (first, rest), positive
 
 
 def _pilot(plan: Plan, x: Values) -> Statistic:
