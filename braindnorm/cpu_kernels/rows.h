@@ -62,11 +62,15 @@ BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows,
   });
 }
 
-// Calls body(start, length, channel, each) for the runs of a row: all of it, or the tail of each channel. Several rows
-// are one run.
+// Calls body(start, length, channel, each) for the runs of a row: all channels of each element of the space, or the tail
+// of each channel. Several rows are one run.
 template <int kRows, class Body>
 BRAINDNORM_INLINE inline void for_runs(const View &view, const Body &body) {
-  if (kRows > 1 || view.tail == 1) return body(int64_t(0), view.channels, int64_t(0), std::true_type());
+  if (kRows > 1 || view.tail == 1) {
+    for (int64_t s = 0; s < (kRows > 1 ? 1 : view.space); ++s)
+      body(s * view.channels, view.channels, int64_t(0), std::true_type());
+    return;
+  }
   if constexpr (kRows == 1)
     for (int64_t c = 0; c < view.channels; ++c) body(c * view.tail, view.tail, c, std::false_type());
 }
@@ -200,7 +204,7 @@ void for_rows(const View &view, int64_t first, int64_t last, M mask, const Run &
   using Short = std::integral_constant<int, 1>;
   using Long = std::integral_constant<int, kParts>;
   const int64_t n = view.row(), parameters = view.parameters();
-  const bool at_once = view.tail == 1 && n <= kLongest, apart = view.groups > 1, few = n <= kShort;
+  const bool at_once = view.tail == 1 && view.space == 1 && n <= kLongest, apart = view.groups > 1, few = n <= kShort;
   const auto whole = [&](const auto &some) { run(some, Short(), Mask<false>{}); };
   const auto in_part = [&](const auto &some) {
     if constexpr (!std::is_same_v<M, RowMask>) run(some, Short(), mask);
