@@ -42,9 +42,7 @@ def value_alone(plan: Plan, rows: Inputs, shared: Constants, lanes: int) -> Resu
     return None if results is None else results[:1]
 
 
-def gradient(
-    plan: Plan, rows: Kept, shared: tuple[jax.Array], lanes: int, *, of_x: bool = True
-) -> Results | None:
+def gradient(plan: Plan, rows: Kept, shared: tuple[jax.Array], lanes: int, *, of_x: bool = True) -> Results | None:
     """Return the gradients of x, scale and bias; that of x with no elements if it is not asked for."""
     (x, valid, kept, g), (scale,) = rows, shared
     view, reduction = _seen(plan, x, scale, lanes)
@@ -77,11 +75,8 @@ def _seen(plan: Plan, x: jax.Array, scale: jax.Array, lanes: int) -> tuple[View,
     return view.in_lanes(math.prod(x.shape[:lanes])), reduction
 
 
-def _call(
-    name: str, results: Sequence[jax.ShapeDtypeStruct], plan: Plan, view: View, *operands: jax.Array
-) -> Results:
+def _call(name: str, results: Sequence[jax.ShapeDtypeStruct], plan: Plan, view: View, *operands: jax.Array) -> Results:
     name = f"{name}_columns" if view.columns else name
     call: Callable[..., Sequence[jax.Array]] = jax.ffi.ffi_call(target(name), results)
-    x, mask, *others = operands
-    like = alike(operands, (x, *others))
+    like = alike(operands, (operands[0], *operands[2:]))
     return tuple(alike(call(*like, lengths=view.lengths, centred=plan.centred), like))

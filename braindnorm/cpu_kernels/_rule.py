@@ -1,7 +1,7 @@
 """The fast rule of ``braindnorm._numerics.fused`` with kernels in it: the value, and the gradient of a cotangent."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from .._numerics.moments import local_count
 from .._numerics.plan import Plan
 from .._numerics.shapes import Centre, Mask, Parameter, Values
 from .._numerics.statistics import statistics_with_variance
-from ..units import Dtype, Mantissa, Shape
-from ._calls import Constants, Inputs, Kept, Results, gradient, gradient_of_parameters, gradient_of_x, value, value_alone
+from ..units import Dtype, Mantissa
+from . import _calls
+from ._calls import Constants, Inputs, Kept, Results
 from ._placement import alike
 from ._view import View, are_columns, split_statistics, view_of
 from ._with_kernel import WithKernel
@@ -157,18 +158,18 @@ def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Arr
     return (None, None, None, gradients[0]), (None, None, *by_parameter)
 
 
-_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, value_alone, fold=_fold)
-_value = WithKernel("braindnorm_value", _plain_value, value, fold=_fold)
+_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _calls.value_alone, fold=_fold)
+_value = WithKernel("braindnorm_value", _plain_value, _calls.value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
-_gradient = WithKernel("braindnorm_gradient", _plain_gradient, gradient)
+_gradient = WithKernel("braindnorm_gradient", _plain_gradient, _calls.gradient)
 _gradient_of_parameters: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_parameters",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[1:],
-    gradient_of_parameters,
+    _calls.gradient_of_parameters,
 )
 _gradient_of_x: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_x",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[:1],
-    gradient_of_x,
+    _calls.gradient_of_x,
     fold=_fold,
 )

@@ -132,9 +132,9 @@ def _lowered_for_cpu(plain: Function[Rows, Shared], kernel: Kernel[Rows, Shared]
     XLA cannot divide a foreign call among devices: it would gather all of the input on each of them.
     """
 
-
     def either(*leaves: jax.Array, plan: Plan, lanes: int, tree: PyTreeDef) -> list[jax.Array]:
-        found = kernel(plan, *tree.unflatten(leaves), lanes)
+        rows, shared = tree.unflatten(leaves)
+        found = kernel(plan, rows, shared, lanes)
         return _of_leaves(plain)(*leaves, plan=plan, lanes=lanes, tree=tree) if found is None else list(found)
 
     by_kernel, by_plain = mlir.lower_fun(either, multiple_results=True), _lowered(plain)
@@ -149,7 +149,10 @@ def _of_leaves(function: Function[Rows, Shared]) -> Callable[..., list[jax.Array
     """Return it as a function of the leaves of `rows` and `shared`, mapped over their leading axes that are lanes."""
 
     def run(*leaves: jax.Array, plan: Plan, lanes: int, tree: PyTreeDef) -> list[jax.Array]:
-        mapped = lambda *leaves: list(function(plan, *tree.unflatten(leaves)))  # noqa: E731
+        def one(*leaves: jax.Array) -> list[jax.Array]:
+            return list(function(plan, *tree.unflatten(leaves)))
+
+        mapped: Callable[..., list[jax.Array]] = one
         for _ in range(lanes):
             mapped = jax.vmap(mapped)
         return mapped(*leaves)

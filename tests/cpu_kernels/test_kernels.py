@@ -239,27 +239,6 @@ def test_vmap_over_nothing(case: str, axis: int) -> None:
     assert not np.any(found[2])
 
 
-def test_a_gradient_for_each_example() -> None:
-    """With the parameters' too, each of which is one example's: by plain JAX."""
-    f, _, (x, scale, bias), _, g = arguments("layer")
-
-    def gradient(x: Any, g: Any) -> Any:
-        return jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(x, scale, bias)
-
-    found, alone = jax.jit(jax.vmap(gradient))(x, g), jax.jit(gradient)
-    for i in range(len(x)):
-        for each, mine in zip(alone(x[i], g[i]), found, strict=True):
-            close(mine[i], each, 1e-5)
-
-
-def test_parameters_that_are_mapped_too() -> None:
-    f, want, (x, _, bias), _, _ = arguments("layer")
-    scales = 1 + draw(3, 40, seed=9)
-    y = jax.vmap(f, (None, 0, None))(x, scales, bias)
-    for i in range(3):
-        close(y[i], want(x, scale=scales[i], bias=bias), 2e-6)
-
-
 def test_without_jit() -> None:
     """As one debugs a model: every operation for itself."""
     f, want, (x, scale, bias), _, g = arguments("layer")
