@@ -35,7 +35,7 @@ struct Case {
   int64_t sets;   // as many parts of the batch have parameters of their own
 
   // How many elements a mask of rows has one entry for.
-  int64_t row() const { return columns ? shape.groups : shape.channels * shape.tail; }
+  int64_t row() const { return columns ? shape.groups : (shape.groups == 1 ? shape.space : 1) * shape.channels * shape.tail; }
   int64_t entries(int64_t n) const { return masked == Masked::kNot ? 0 : masked == Masked::kRows ? n / row() : n; }
 };
 
