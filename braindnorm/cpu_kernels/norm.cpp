@@ -13,6 +13,7 @@
 #include "parallel.h"
 #include "rows.h"
 #include "sets.h"
+#include "short_gradients.h"
 #include "short_rows.h"
 #include "slabs.h"
 #include "xla/ffi/api/ffi.h"
@@ -70,13 +71,20 @@ void backward_groups(Threads threads, const View &view, const X *x, M mask, cons
   std::fill_n(dscale, n, A(0)), std::fill_n(dbias, n, A(0));
   for_chunks(threads, view, size, [&](int64_t chunk, int64_t first, int64_t last) {
     A *of_scale = chunk ? parts.data() + 2 * n * (chunk - 1) : dscale, *of_bias = chunk ? of_scale + n : dbias;
-    if (!view.slabs()) {
+    const auto clear = [&](int64_t item) {
+      if (dx) clear_row<A>(dx + item * view.row(), view.row(), far);
+    };
+    if (!std::is_same_v<M, Mask<true>> && ShortRows<A, X>::fit(view)) {
+      ShortGradients<A, X> rows(view, x, g, scale, saved, dx, of_scale, of_bias, far);
+      for (int64_t item = first; item < last; ++item)
+        if (mask.count_row(item, view.row())) rows.add(item);
+        else clear(item);
+      rows.finish();
+    } else if (!view.slabs()) {
       const auto run = [&](const auto &some, auto parts, auto own) {
         backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias, far);
       };
-      for_rows<4, 2, 2, INT64_MAX>(view, first, last, mask, run, [&](int64_t item) {
-        if (dx) clear_row<A>(dx + item * view.row(), view.row(), far);
-      });
+      for_rows<4, 2, 2, INT64_MAX>(view, first, last, mask, run, clear);
     } else if constexpr (!std::is_same_v<M, RowMask>) {
       for (int64_t item = first; item < last; ++item)
         backward_slab(view, item, x, mask, g, scale, saved, dx, of_scale, of_bias, far);

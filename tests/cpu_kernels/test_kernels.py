@@ -303,12 +303,19 @@ def test_what_is_not_asked_for_is_not_computed() -> None:
 
 
 def test_the_digits_of_a_row_do_not_depend_on_the_others() -> None:
-    """Rows are taken several at once, and one by one at the end."""
-    for size in (40, 4100):
-        x = draw(7, size)
-        whole = np.asarray(functional.layer_norm(x))
-        for row in (0, 3, 6):
-            np.testing.assert_array_equal(whole[row], functional.layer_norm(x[row : row + 1])[0])
+    """Rows are taken several at once, and one by one at the end: in both ways."""
+
+    @jax.jit
+    def both(x: Any, g: Any) -> Any:
+        y, pull = jax.vjp(functional.layer_norm, x)
+        return y, *pull(g)
+
+    for size in (43, 4100):
+        x, g = draw(19, size), draw(19, size, seed=4)
+        whole = both(x, g)
+        for row in (0, 13, 18):
+            for all_of_them, one in zip(whole, both(x[row : row + 1], g[row : row + 1]), strict=True):
+                np.testing.assert_array_equal(all_of_them[row], one[0])
 
 
 def test_it_keeps_x_and_three_numbers_a_row() -> None:

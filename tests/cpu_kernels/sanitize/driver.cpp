@@ -141,11 +141,12 @@ class Trial {
     const Shape &s = c.shape;
     runtime::Pool pool(1);
     runtime::pool() = &pool;
-    y.forget(), kept.forget();
-    said(runtime::call(braindnorm_forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept},
-                       {batch, s.space, s.groups, s.channels, s.tail, 1}, c.centred));
-    const std::vector<uint8_t> found[] = {y.content(), kept.content()};
-    for (int i : {0, 1})
+    const std::vector<int64_t> lengths{batch, s.space, s.groups, s.channels, s.tail, 1};
+    y.forget(), kept.forget(), dx.forget();
+    said(runtime::call(braindnorm_forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept}, lengths, c.centred));
+    said(runtime::call(braindnorm_backward, {&x, &valid, &g, &scale, &kept}, {&dx, &dscale, &dbias}, lengths, c.centred));
+    const std::vector<uint8_t> found[] = {y.content(), kept.content(), dx.content()};
+    for (int i : {0, 1, 2})
       if (!std::equal(found[i].begin(), found[i].begin() + found[i].size() / s.batch * batch, whole[i].begin()))
         fail(c, "the result depends on the rest of the batch, without which it has " + std::to_string(batch));
   }
