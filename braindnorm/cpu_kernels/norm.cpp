@@ -30,6 +30,17 @@ void for_chunks(Threads threads, const View &view, int64_t size, const Run &run)
   });
 }
 
+// Adds those with something valid in them; none is valid in part.
+template <class M, class Rows, class Skip>
+void for_short_rows(const View &view, int64_t first, int64_t last, M mask, Rows &rows, const Skip &skip) {
+  for (int64_t item = first, p = 0; item < last; ++item, p += view.channels) {
+    if (p == view.parameters()) p = 0;
+    if (mask.count_row(item, view.row())) rows.add(item, p);
+    else skip(item);
+  }
+  rows.finish();
+}
+
 template <class A, class X, class M>
 void forward_groups(Threads threads, const View &view, const X *x, M mask, A epsilon, const A *scale,
                     const A *bias, A *y, A *statistics) {
@@ -43,10 +54,7 @@ void forward_groups(Threads threads, const View &view, const X *x, M mask, A eps
     };
     if (!std::is_same_v<M, Mask<true>> && ShortRows<A, X>::fit(view)) {
       ShortRows<A, X> rows(view, x, epsilon, scale, bias, y, saved, far);
-      for (int64_t item = first; item < last; ++item)
-        if (mask.count_row(item, n)) rows.add(item);
-        else clear(item);
-      rows.finish();
+      for_short_rows(view, first, last, mask, rows, clear);
     } else if (!view.slabs()) {
       const auto run = [&](const auto &some, auto parts, auto own) {
         forward_rows<parts>(view, some, x, own, epsilon, scale, bias, y, saved, far);
@@ -76,10 +84,7 @@ void backward_groups(Threads threads, const View &view, const X *x, M mask, cons
     };
     if (!std::is_same_v<M, Mask<true>> && ShortRows<A, X>::fit(view)) {
       ShortGradients<A, X> rows(view, x, g, scale, saved, dx, of_scale, of_bias, far);
-      for (int64_t item = first; item < last; ++item)
-        if (mask.count_row(item, view.row())) rows.add(item);
-        else clear(item);
-      rows.finish();
+      for_short_rows(view, first, last, mask, rows, clear);
     } else if (!view.slabs()) {
       const auto run = [&](const auto &some, auto parts, auto own) {
         backward_rows<parts>(view, some, x, own, g, scale, saved, dx, of_scale, of_bias, far);
