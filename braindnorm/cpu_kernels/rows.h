@@ -62,8 +62,8 @@ BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows,
   });
 }
 
-// Calls body(start, length, channel, each) for the runs of a row: all channels of each element of the space, or the tail
-// of each channel. Several rows are one run.
+// Calls body(start, length, channel, each) for the runs of a row: all channels of each element of the space, or the
+// tail of each channel. Several rows are one run.
 template <int kRows, class Body>
 BRAINDNORM_INLINE inline void for_runs(const View &view, const Body &body) {
   if (kRows > 1 || view.tail == 1) {

@@ -13,8 +13,8 @@
 
 namespace braindnorm {
 
-// Between the sums of one group and what needs them, those of another are taken. The digits are those that backward_rows
-// gives to one row after another. `dx` may be null, where nobody asks for it.
+// Between the sums of one group and what needs them, those of another are taken. The digits are those that
+// backward_rows gives to one row after another. `dx` may be null, where nobody asks for it.
 template <class A, class X>
 class ShortGradients {
  public:
@@ -26,7 +26,10 @@ class ShortGradients {
     items_[filled_] = item, first_[filled_] = first;
     if (++filled_ < kRows) return;
     Group &group = ring_[full_ & 1], &before = ring_[(full_ & 1) ^ 1];
-    for (int r = 0; r < kRows; ++r) group.begin[r] = items_[r] * n_, group.first[r] = first_[r], group.put(r, Slopes<A>::of(saved_.get(items_[r])));
+    for (int r = 0; r < kRows; ++r) {
+      group.begin[r] = items_[r] * n_, group.first[r] = first_[r];
+      group.put(r, Slopes<A>::of(saved_.get(items_[r])));
+    }
     add_sums(group);
     if (full_ && dx_) write(before);
     ++full_, filled_ = 0;
@@ -34,8 +37,8 @@ class ShortGradients {
   void finish() {
     if (full_ && dx_) write(ring_[(full_ & 1) ^ 1]);
     for (int r = 0; r < filled_; ++r)
-      backward_rows<1>(view_, Some<1>{{items_[r]}, {n_}, {first_[r]}}, x_, Mask<false>{nullptr}, g_, scale_, saved_, dx_, dscale_,
-                       dbias_, far_);
+      backward_rows<1>(view_, Some<1>{{items_[r]}, {n_}, {first_[r]}}, x_, Mask<false>{nullptr}, g_, scale_, saved_,
+                       dx_, dscale_, dbias_, far_);
   }
 
  private:

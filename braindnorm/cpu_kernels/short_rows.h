@@ -78,8 +78,8 @@ class ShortRows {
   void finish() {
     step(), step();
     for (int r = 0; r < filled_; ++r)
-      forward_rows<1>(view_, Some<1>{{at(full_).items[r]}, {n_}, {at(full_).first[r]}}, x_, Mask<false>{nullptr}, epsilon_, scale_, bias_,
-                      y_, saved_, far_);
+      forward_rows<1>(view_, Some<1>{{at(full_).items[r]}, {n_}, {at(full_).first[r]}}, x_, Mask<false>{nullptr},
+                      epsilon_, scale_, bias_, y_, saved_, far_);
   }
 
  private:

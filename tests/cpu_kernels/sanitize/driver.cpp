@@ -35,7 +35,9 @@ struct Case {
   int64_t sets;   // as many parts of the batch have parameters of their own
 
   // How many elements a mask of rows has one entry for.
-  int64_t row() const { return columns ? shape.groups : (shape.groups == 1 ? shape.space : 1) * shape.channels * shape.tail; }
+  int64_t row() const {
+    return columns ? shape.groups : (shape.groups == 1 ? shape.space : 1) * shape.channels * shape.tail;
+  }
   int64_t entries(int64_t n) const { return masked == Masked::kNot ? 0 : masked == Masked::kRows ? n / row() : n; }
 };
 
@@ -250,13 +252,16 @@ int main() {
           const int64_t shift = random() % 4;
           Trial({shape, x, arithmetic, masked, centred, shift, false, 1}, random).run(), ++trials;
           if (shape.batch > 1 && random() % 2)
-            Trial({shape, x, arithmetic, masked, centred, shift, false, sets_of(shape, random)}, random).run(), ++trials;
+            Trial({shape, x, arithmetic, masked, centred, shift, false, sets_of(shape, random)}, random).run(),
+                ++trials;
         }
   for (const Shape &shape : kColumns)
     for (const auto &[x, arithmetic] : kinds)
       for (Masked masked : {Masked::kNot, Masked::kRows, Masked::kElements}) {
-        for (int64_t sets : {int64_t(1), sets_of(shape, random)})
-          Trial({shape, x, arithmetic, masked, true, static_cast<int64_t>(random() % 4), true, sets}, random).run(), ++trials;
+        for (int64_t sets : {int64_t(1), sets_of(shape, random)}) {
+          Trial({shape, x, arithmetic, masked, true, static_cast<int64_t>(random() % 4), true, sets}, random).run();
+          ++trials;
+        }
       }
   std::printf("%ld cases, each with 1 to 7 threads: nothing found\n", trials);
 }
