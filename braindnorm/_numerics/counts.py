@@ -14,6 +14,8 @@ from .deferred import is_constant
 
 # so many numbers or more are sooner counted in a program than compiled into it
 TOO_MANY = 2**17
+# the mean of one in so many valid elements is at most eight standard deviations off
+LEAST = 64
 
 
 class Constant:
@@ -39,8 +41,8 @@ class Counts(NamedTuple):
 
     @property
     def missed(self) -> bool:
-        """Whether some group has valid elements, but none in that part."""
-        return bool(((self.part.array == 0) & (self.whole.array > 0)).any())
+        """Whether that part has too few of the valid elements of some group."""
+        return bool((self.part.array * LEAST < self.whole.array).any())
 
 
 def counts_of(

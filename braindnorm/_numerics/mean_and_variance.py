@@ -13,7 +13,7 @@ import numpy as np
 
 from ..units import Shape
 from .barriers import fence
-from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
+from .deferred import TINY, Deferred, by_tangents, is_constant, lanes_first
 from .moments import whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Mask, Statistic, Values
@@ -40,7 +40,7 @@ def mean_and_variance(plan: Plan, x: Values, valid: Mask) -> Moments:
         x, valid = fence(zero_masked(x, valid), size=x.size), None
     if plan.centring is Centring.MEAN:
         return centre_and_variance(plan, x, valid, n)
-    near, left, var = fence(_in_parts(jax.lax.stop_gradient(x), n, *(() if valid is None else (valid,)), plan=plan))
+    near, left, var = fence(_in_parts(x, n, *(() if valid is None else (valid,)), plan=plan))
     return (near, left), var
 
 
@@ -102,6 +102,19 @@ def _shapes(x: Shape, n: Shape, valid: Shape = (), *, plan: Plan) -> list[Shape]
     return [np.broadcast_shapes(kept_shape(np.broadcast_shapes(x, valid), axes=plan.reduction.axes), n)] * 3
 
 
+def _along(primals: Sequence[Any], tangents: Sequence[Any], *, plan: Plan) -> tuple[list[jax.Array], list[jax.Array]]:
+    x, _, *valid = primals
+    near, left, var = _in_parts(*primals, plan=plan)
+    dmean, dvar = _tangents(plan, x, valid[0] if valid else None, (near, left), tangents[0])
+    return [near, left, var], [jnp.zeros_like(near), dmean, dvar]
+
+
 _in_parts: Deferred[list[jax.Array]] = Deferred(
-    "mean_in_parts", _by_centre, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=no_derivative
+    "mean_in_parts",
+    _by_centre,
+    _on_cpu,
+    several=True,
+    shape=_shapes,
+    batch=_batch,
+    differentiate=by_tangents(_along),
 )

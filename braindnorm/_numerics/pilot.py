@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
-from .counts import Counts, pilot_axis, sixteenth
+from .counts import LEAST, Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
 from .moments import Reduction, anywhere, cleared, local_count
 from .sums import kept_shape, total
@@ -26,7 +26,7 @@ ENOUGH = 32
 def centre(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
     """Return a number near the mean of the valid elements of each group, with the axes kept and without a gradient.
 
-    On a CPU it is the mean of the first sixteenth of a reduced axis, if that is of several elements, and valid ones in
+    On a CPU it is the mean of the first sixteenth of a reduced axis, if that has one in 64 of the valid elements of
     every group.
     """
     near_mean: jax.Array = _centre(jax.lax.stop_gradient(x), valid, reduction=reduction)
@@ -64,7 +64,7 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     if valid.shape[axis] == 1 or counts is not None:
         return near
     count = _count(x, valid, reduction)
-    missed = anywhere((count_of_part == 0) & (count > 0), x.dtype)
+    missed = anywhere(count_of_part * LEAST < count, x.dtype)
     near_mean: jax.Array = jax.lax.cond(
         missed,
         lambda x, valid, count, near: _mean(x, valid, count, reduction),
