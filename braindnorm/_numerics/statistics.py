@@ -43,12 +43,8 @@ def statistics_with_variance(
 
 
 def _rstd_in_tiles(var: jax.Array) -> jax.Array:
-    """Return 1/sqrt(var) without a choice, which XLA would not take into a tile: where it is 0, so is x - mean.
-
-    It is the larger of two numbers by their sum and difference: in a maximum XLA for CPU may lose what is NaN.
-    """
-    tiny = np.finfo(var.dtype).tiny
-    return jax.lax.rsqrt((var + tiny + jnp.abs(var - tiny)) / 2)
+    """Return 1/sqrt(var) without a choice, which XLA would not take into a tile: where it is 0, so is x - mean."""
+    return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
 
 
 def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
@@ -61,7 +57,6 @@ def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
         first = mean_of(plan, deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
         return (first,)
-    first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))  # the mean is inf where x is, and not NaN
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
     centre = fence((first,), size=x.size, tiles=plan.tiles)
     return (*centre, mean_of(plan, deviation(x, centre, valid), n))
