@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="measure on a GPU, beside torch and a device copy")
     parser.add_argument("--no-kernels", action="store_true", help="plain JAX, where the kernels for a CPU are in use")
     parser.add_argument("--sweep", action="store_true", help="every axis, mask, transform and size, worst first")
+    parser.add_argument("--laws", action="store_true", help="in the sweep: precision and derivatives, not times")
     parser.add_argument("--minutes", type=float, default=10, help="how long the sweep may take")
     parser.add_argument(
         "--only", help="one part: norms, batch_norms, masked, eager, loop, growth, devices or compile_time"
@@ -54,8 +55,10 @@ def main() -> None:
         parts = [bandwidth]
     kept = label(options)
     if options.sweep:
-        from .sweep import sweep
+        from .sweep import laws, sweep
 
+        if options.laws:
+            sys.exit(bool(laws.check(options.minutes)))
         parts = [functools.partial(sweep, minutes=options.minutes, label=kept)]
     where, rounds = report.machine(), 7 if options.quick else 25
     rows: report.Rows = {}

@@ -13,21 +13,20 @@ from .deferred import TINY, Deferred, Operand, is_constant
 Tree = TypeVar("Tree")
 # an array, or a zero that is known
 Tangent = Any
-# above this many elements XLA for CPU computes a norm tile by tile, if nothing stands in the way
-LARGE = 2**21
+# of arrays, with all the lanes of ``vmap``
+Sizes = tuple[range, ...]
 
 
-def fence(values: Tree, *, size: int | None = None, above: int = 0, tiles: bool = False) -> Tree:
+def fence(values: Tree, *, size: int | None = None, unless: Sizes = ()) -> Tree:
     """Put a barrier behind a tree of arrays in a program for a CPU.
 
-    `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none if it is not `above` a
-    number; with `tiles`, neither if it is so large that the input is computed tile by tile. Without a `size` there is
-    always one.
+    `size` is that of the norm's input, and grows by what ``vmap`` adds to it. There is none for the sizes in `unless`.
+    Without a `size` there is always one.
     """
     leaves, tree = jax.tree.flatten(values)
     if not leaves:
         return values
-    behind: Tree = jax.tree.unflatten(tree, _fence(*leaves, size=size, above=above, tiles=tiles))
+    behind: Tree = jax.tree.unflatten(tree, _fence(*leaves, size=size, unless=unless))
     return behind
 
 
@@ -46,8 +45,8 @@ def _free(*values: Operand, **_: object) -> list[Operand]:
     return list(values)
 
 
-def _on_cpu(*values: Operand, size: int | None, above: int, tiles: bool) -> list[jax.Array]:
-    if isinstance(size, int) and (size <= above or (tiles and size > LARGE)):
+def _on_cpu(*values: Operand, size: int | None, unless: Sizes) -> list[jax.Array]:
+    if isinstance(size, int) and any(size in sizes for sizes in unless):
         return list(values)
     return list(jax.lax.optimization_barrier(values))
 

@@ -80,7 +80,7 @@ def value(
     # masked before the product too: a second derivative multiplies what stands here by a cotangent that is 0
     d = deviation(x.astype(plan.dtype), centre, valid)
     scale, bias = (leading_ones(parameter, x.ndim) for parameter in (scale, bias))
-    y = _times(d * r, scale) if plan.tiles else d * _times(r, scale)
+    y = _times(d * r, scale) if plan.unfenced else d * _times(r, scale)
     return zero_masked(y if bias is None else y + bias, valid)
 
 

@@ -3,16 +3,20 @@
 import enum
 import functools
 import math
+import sys
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from ..units import Dtype, Shape
 from .axes import is_trailing
+from .barriers import Sizes
 from .moments import Reduction, whole_groups
 
 # in a group of no more elements the spread may be small beside the rounding of the mean, which then shows
 FEW = 64
+# the sizes of arrays that fit in the cache, and of those whose rows XLA for CPU normalizes tile by tile
+SMALL, LARGE = range(2**18 + 1), range(2**21 + 1, sys.maxsize)
 
 
 class Centring(enum.Enum):
@@ -27,13 +31,13 @@ class Centring(enum.Enum):
 class Plan(NamedTuple):
     """What the rule is specialized for.
 
-    The arithmetic is done in `dtype`. With `tiles` a large value is computed tile by tile on a CPU, if no derivative is
-    taken beside it.
+    The arithmetic is done in `dtype`. Arrays of the sizes in `unfenced` XLA for CPU normalizes in one piece, if nothing
+    stands in the way and no derivative is taken beside it.
     """
 
     reduction: Reduction
     centring: Centring
-    tiles: bool
+    unfenced: Sizes
     dtype: Dtype
 
     @property
@@ -48,7 +52,7 @@ class Plan(NamedTuple):
 
     def with_derivatives(self) -> "Plan":
         """Return the plan of a value that a derivative is taken beside."""
-        return self._replace(tiles=False)
+        return self._replace(unfenced=())
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,14 +71,21 @@ def plan_for(
     What the platform decides, and what ``vmap`` may change, is chosen later: by sums, products and barriers.
     """
     dtype = jnp.dtype(dtype)
+    if not centred:
+        centring = Centring.NONE
+    elif compensated:
+        centring = Centring.COMPENSATED
+    else:
+        centring = _centring(shape, mask_shape, reduction)
+    unfenced = () if mask_shape is not None else _unfenced(shape, reduction, cheap=not centred and x_dtype == dtype)
+    return Plan(reduction, centring, unfenced, dtype)
+
+
+def _unfenced(shape: Shape, reduction: Reduction, *, cheap: bool) -> Sizes:
+    """Return the sizes for which a barrier costs more than what XLA for CPU would do twice; `cheap` is one pass."""
     middle = len(reduction.axes) == 1 and 0 < reduction.axes[0] < len(shape) - 1
     rows = reduction.channel_axis is None and (is_trailing(reduction.axes, len(shape)) or middle)
-    tiles = rows and mask_shape is None and (centred or x_dtype != dtype)
-    if not centred:
-        return Plan(reduction, Centring.NONE, tiles, dtype)
-    if compensated:
-        return Plan(reduction, Centring.COMPENSATED, tiles, dtype)
-    return Plan(reduction, _centring(shape, mask_shape, reduction), tiles, dtype)
+    return (SMALL, LARGE) if rows and not cheap else (SMALL,)
 
 
 def _centring(shape: Shape, mask_shape: Shape | None, reduction: Reduction) -> Centring:

@@ -14,7 +14,7 @@ from .barriers import fence, unknown
 from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Float, Mask, Statistic, Values
-from .sums import by_products_below, total, total_of_groups
+from .sums import sizes_of_products, total, total_of_groups
 
 # how many elements are valid
 Count = Float[jax.Array, "*#shape"] | Float[jax.Array, ""]
@@ -30,7 +30,7 @@ def statistics_with_variance(
 ) -> tuple[Centre, Statistic, Statistic]:
     """Return the parts of the mean, r and the variance, in passes that each read x alone."""
     x = x.astype(plan.dtype)
-    barrier = functools.partial(fence, size=x.size, tiles=plan.tiles)
+    barrier = functools.partial(fence, size=x.size, unless=plan.unfenced)
     n = count_of(plan, x, valid)
     if valid is not None and whole_groups(plan.reduction, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
@@ -38,12 +38,12 @@ def statistics_with_variance(
     centre = centre_of(plan, x, valid, n)
     d = deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = mean_of(plan, d * d, n)
-    centre, r = barrier((centre, _rstd_in_tiles(var + epsilon) if plan.tiles else rstd(var, epsilon)))
+    centre, r = barrier((centre, _rstd_in_one_piece(var + epsilon) if plan.unfenced else rstd(var, epsilon)))
     return centre, r, var
 
 
-def _rstd_in_tiles(var: jax.Array) -> jax.Array:
-    """Return 1/sqrt(var) without a choice, which XLA would not take into a tile: where it is 0, so is x - mean."""
+def _rstd_in_one_piece(var: jax.Array) -> jax.Array:
+    """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean."""
     return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
 
 
@@ -58,7 +58,7 @@ def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
     if plan.centring is Centring.MEAN:
         return (first,)
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
-    centre = fence((first,), size=x.size, tiles=plan.tiles)
+    centre = fence((first,), size=x.size, unless=plan.unfenced)
     return (*centre, mean_of(plan, deviation(x, centre, valid), n))
 
 
@@ -73,7 +73,7 @@ def _pilot(plan: Plan, x: Values) -> Statistic:
     if channel is None and n == 1:
         return some
     # over a number that the compiler knows: of a centre no digit matters
-    summed = fence(total(some, axes), size=x.size, tiles=plan.tiles)
+    summed = fence(total(some, axes), size=x.size, unless=plan.unfenced)
     if channel is None:
         return summed / n
     groups = plan.reduction.num_groups
@@ -97,14 +97,16 @@ def count_of(plan: Plan, x: Values, valid: Mask) -> Count:
     count = local_count(x.shape, None if valid is None else unknown(valid), plan.reduction, plan.dtype, total=total)
     if plan.compensated:
         return at_least_one(count)  # the barrier in there keeps a tangent exactly 0, on every platform
-    return fence(jnp.maximum(count, 1), size=x.size, tiles=plan.tiles)
+    count = jnp.maximum(count, 1)
+    known = valid is None or plan.reduction.counts is not None
+    return count if known else fence(count, size=x.size, unless=plan.unfenced)
 
 
 def mean_of(plan: Plan, v: Values, n: Count, *, tangent: bool = False) -> Statistic:
     """Return the mean over n valid elements, with the reduced axes kept."""
     reduction = plan.reduction
-    above = 0 if reduction.channel_axis is not None else by_products_below(v.shape, reduction.axes)
-    summed = fence(total(v, reduction.axes), size=v.size, above=above, tiles=plan.tiles)
+    products = () if reduction.channel_axis is not None else sizes_of_products(v.shape, reduction.axes)
+    summed = fence(total(v, reduction.axes), size=v.size, unless=plan.unfenced + products)
     if reduction.channel_axis is None:
         return summed / n
     # the statistics need the digits that a sum has and a product has not

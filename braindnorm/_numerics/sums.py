@@ -10,25 +10,26 @@ import jax.numpy as jnp
 
 from ..units import Shape
 from .axes import is_trailing, sum_groups
+from .barriers import Sizes
 from .deferred import TINY, Deferred, Operand, is_constant, linear, same_shape, shape_of
 from .shapes import Float, Statistic, Values
 
 Axes = Shape
 
-# XLA for CPU sums small arrays faster as products with ones; above this many elements as sums
-SMALL = 65536
+# XLA for CPU sums short rows faster as products with ones, and small arrays that it divides among its threads
+SHORT, DIVIDED, SMALL = 8, 2**15, 2**16
 # of as many elements such a product keeps its digits; a longer one loses them, and in between that of older releases
-PRODUCTS = frozenset([*range(33), *range(100, 513)])
+PRODUCTS = frozenset([*range(2, 33), *range(100, 513)])
 # from as many columns on it goes through the rows in strides, one column at a time
-WIDE = 4096
+WIDE = 2**14
 
 
-def by_products_below(shape: Sequence[int], axes: Axes) -> int:
-    """Return the size of an array up to which its sums over these axes are products with ones on a CPU, or 0."""
+def sizes_of_products(shape: Sequence[int], axes: Axes) -> Sizes:
+    """Return the sizes of arrays, with all the lanes of ``vmap``, whose sums over these axes are products on a CPU."""
     if not is_constant(shape) or not is_trailing(axes, len(shape)):
-        return 0
+        return ()
     n = math.prod(shape[axis] for axis in axes)
-    return SMALL if n in PRODUCTS else 0
+    return (range((TINY if n <= SHORT else DIVIDED) + 1, SMALL + 1),) if n in PRODUCTS else ()
 
 
 def total(v: Values, axes: Sequence[int]) -> Statistic:
@@ -59,7 +60,7 @@ def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
         if columns < WIDE or n <= 1:
             return _of_long_axes(v, axes).reshape(kept)
         return _by_eighths(v.reshape(rows, n, columns)).reshape(kept)
-    if (n > 32 or v.size > TINY) and v.size <= SMALL and 1 < n in PRODUCTS:
+    if any(v.size in sizes for sizes in sizes_of_products(v.shape, axes)):
         return (v.reshape(rows, n) @ jnp.ones(n, v.dtype)).reshape(kept)
     # a whole array as one row: fewer digits are lost
     if len(axes) == v.ndim > 1 and TINY < v.size <= SMALL:

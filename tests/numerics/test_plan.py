@@ -5,8 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 
+from braindnorm._numerics.barriers import Sizes
 from braindnorm._numerics.moments import Reduction
-from braindnorm._numerics.plan import Centring, Plan, plan_for
+from braindnorm._numerics.plan import LARGE, SMALL, Centring, Plan, plan_for
 
 FLOAT32, FLOAT16 = jnp.dtype("float32"), jnp.dtype("float16")
 
@@ -31,13 +32,13 @@ CENTRINGS: dict[str, tuple[Centring, Plan]] = {
     "columns under a step mask": (Centring.PILOT, chosen((256, 1024), axes=(0,), mask=(1, 1024))),
     "no axes": (Centring.MEAN, chosen((256, 1024), axes=())),
 }
-TILES: dict[str, tuple[bool, Plan]] = {
-    "rows": (True, chosen((8192, 1024))),
-    "masked": (False, chosen((8192, 1024), mask=(8192, 1))),
-    "columns": (False, chosen((8192, 1024), axes=(0,))),
-    "groups of channels": (False, chosen((8, 16, 64), over=Reduction((1,), 2, 16))),
-    "not centred": (False, chosen((8192, 1024), centred=False)),
-    "not centred, half": (True, chosen((8192, 1024), centred=False, x_dtype=FLOAT16)),
+UNFENCED: dict[str, tuple[Sizes, Plan]] = {
+    "rows": ((SMALL, LARGE), chosen((8192, 1024))),
+    "masked": ((), chosen((8192, 1024), mask=(8192, 1))),
+    "columns": ((SMALL,), chosen((8192, 1024), axes=(0,))),
+    "groups of channels": ((SMALL,), chosen((8, 16, 64), over=Reduction((1,), 2, 16))),
+    "not centred": ((SMALL,), chosen((8192, 1024), centred=False)),
+    "not centred, half": ((SMALL, LARGE), chosen((8192, 1024), centred=False, x_dtype=FLOAT16)),
 }
 
 
@@ -47,11 +48,11 @@ def test_how_to_centre(case: str) -> None:
     assert plan.centring is wanted
 
 
-@pytest.mark.parametrize("case", TILES)
-def test_whether_in_tiles(case: str) -> None:
-    wanted, plan = TILES[case]
-    assert plan.tiles is wanted
+@pytest.mark.parametrize("case", UNFENCED)
+def test_where_no_barrier_stands(case: str) -> None:
+    wanted, plan = UNFENCED[case]
+    assert plan.unfenced == wanted
 
 
-def test_a_derivative_is_never_taken_in_tiles() -> None:
-    assert not chosen((8192, 1024)).with_derivatives().tiles
+def test_barriers_stand_beside_a_derivative() -> None:
+    assert not chosen((8192, 1024)).with_derivatives().unfenced
