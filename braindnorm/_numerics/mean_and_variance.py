@@ -14,7 +14,7 @@ import numpy as np
 from ..units import Shape
 from .barriers import fence
 from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
-from .moments import choose, whole_groups, zero_masked
+from .moments import whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Mask, Statistic, Values
 from .statistics import Count, centre_of, count_of, deviation, mean_of
@@ -42,7 +42,6 @@ def mean_and_variance(plan: Plan, x: Values, valid: Mask) -> Moments:
         centre = centre_of(plan, x, valid, n)
         return centre, mean_of(plan, deviation(x, centre, valid) ** 2, n)
     near, left = fence(_in_parts(jax.lax.stop_gradient(x), n, *(() if valid is None else (valid,)), plan=plan))
-    left = choose(jnp.isfinite(near), left, jnp.zeros_like(left))
     d = deviation(x, (near,), valid)
     return (near, left), jnp.maximum(mean_of(plan, d * d, n) - left * left, 0)
 

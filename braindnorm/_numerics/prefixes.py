@@ -80,7 +80,7 @@ def prefixes(steps: Steps, rate: Rate) -> Prefixes:
 
 
 def _from_first(broken: jax.Array, forgets: jax.Array) -> jax.Array:
-    """Tell which steps of a block are broken, or come after one that is: where each forgets the past, only the first."""
+    """Tell which steps of a block are broken, or come after one that is: if each forgets, only those."""
     step = jax.lax.broadcasted_iota(jnp.int32, broken.shape, 1)
     first = jnp.min(jnp.where(broken, step, broken.shape[1]), 1, keepdims=True)
     return jnp.where(forgets, broken, step >= first)

@@ -38,13 +38,18 @@ def statistics_with_variance(
     centre = centre_of(plan, x, valid, n)
     d = deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
     var = mean_of(plan, d * d, n)
-    centre, r = barrier((centre, _rstd_in_one_piece(var + epsilon) if plan.unfenced else rstd(var, epsilon)))
+    centre, r = barrier((centre, _rstd_in_one_piece(plan, var + epsilon) if plan.unfenced else rstd(var, epsilon)))
     return centre, r, var
 
 
-def _rstd_in_one_piece(var: jax.Array) -> jax.Array:
-    """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean."""
-    return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
+def _rstd_in_one_piece(plan: Plan, var: jax.Array) -> jax.Array:
+    """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean.
+
+    In a maximum XLA for CPU may lose what is NaN, which without a mean nothing else shows. There the larger of two
+    numbers is taken by their sum and difference.
+    """
+    tiny = np.finfo(var.dtype).tiny
+    return jax.lax.rsqrt(jnp.maximum(var, tiny) if plan.centred else (var + tiny + jnp.abs(var - tiny)) / 2)
 
 
 def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
@@ -53,6 +58,7 @@ def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
         return ()
     if plan.centring is Centring.PILOT:
         first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
+        first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))  # what is left then shows what is not
     else:
         first = mean_of(plan, deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
@@ -60,6 +66,12 @@ def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
     # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
     centre = fence((first,), size=x.size, unless=plan.unfenced)
     return (*centre, mean_of(plan, deviation(x, centre, valid), n))
+
+
+def sum_of_parts(centre: Centre) -> Statistic:
+    """Return the mean of which these are the parts: where x is infinite so is the first, and the others are NaN."""
+    near, *left = centre
+    return choose(jnp.isfinite(near), sum(left, near), near)
 
 
 def _pilot(plan: Plan, x: Values) -> Statistic:

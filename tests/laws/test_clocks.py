@@ -217,8 +217,7 @@ def test_a_reset_forgets_even_a_nan(clock: str) -> None:
     assert np.isfinite(broken[:, 1:]).all()
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-@pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm"])
+@pytest.mark.parametrize(("kind", "decay"), [("LayerNorm", 0.01), ("LayerNorm", 0.0)])
 def test_what_is_not_finite_is_never_forgotten(kind: str, decay: float) -> None:
     """However small its weight: unless nothing is remembered at all, or the trial begins anew."""
     steps = 1100
