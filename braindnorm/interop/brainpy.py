@@ -35,7 +35,8 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm | Bat
     Raises
     ------
     ConversionError
-        If it is of another class, an `in_size` does not end with the axes that a LayerNorm normalizes, or a batch norm reduces other axes than all but the channels, or has an `axis_name`.
+        If it is of another class, an `in_size` does not end with the axes that a LayerNorm normalizes, or a batch norm
+        reduces other axes than all but the channels, or has an `axis_name`.
     PackageError
         If brainpy is not installed.
     """
