@@ -22,7 +22,7 @@ HANDLERS = (
 )
 # Of what the handlers take and return. It is a part of the names by which programs call them: JAX keeps compiled
 # programs in files, and a program of an earlier release must not find a handler that it does not know how to call.
-VERSION = 3
+VERSION = 4
 
 FOLDER = _build.INSTALLED  # where an installation puts its library
 _lock = threading.Lock()

@@ -1,7 +1,7 @@
 """The fast rule of ``braindnorm._numerics.fused`` with kernels in it: the value, and the gradient of a cotangent."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,30 +14,16 @@ from .._numerics.moments import local_count
 from .._numerics.plan import Plan
 from .._numerics.shapes import Centre, Mask, Parameter, Values
 from .._numerics.statistics import statistics_with_variance, sum_of_parts
-from ..units import Dtype, Mantissa, Shape
-from ._library import target
+from ..units import Dtype, Mantissa
+from . import _calls
+from ._calls import Constants, Inputs, Kept, Results
 from ._placement import alike
-from ._view import (
-    View,
-    are_columns,
-    gather_statistics,
-    is_worth_it,
-    mask_of,
-    split_statistics,
-    spread_statistics,
-    view_of,
-)
+from ._view import View, are_columns, split_statistics, view_of
 from ._with_kernel import WithKernel
 
-# x and the mask; epsilon, scale and bias
-Inputs = tuple[jax.Array, Mask]
-Constants = tuple[jax.Array, jax.Array, jax.Array]
 Operands = tuple[jax.Array, Mask, jax.Array, jax.Array, jax.Array]
-# x, the mask, what is kept of the statistics, and a tangent or a cotangent of x
-Kept = tuple[jax.Array, Mask, jax.Array, jax.Array]
 # the scale, and the tangents of epsilon, scale and bias
 Moving = tuple[jax.Array, jax.Array | None, jax.Array | None, jax.Array | None]
-Results = tuple[jax.Array, ...]
 
 
 def kernel_norm(plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter) -> Values:
@@ -56,7 +42,9 @@ def _whole_operands(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
 ) -> Operands:
     """Return what the kernels take."""
-    view = _seen(plan, x.shape, tuple(parameter.shape for parameter in (scale, bias) if parameter is not None))
+    shapes = tuple(parameter.shape for parameter in (scale, bias) if parameter is not None)
+    view = view_of(plan.reduction, x.shape, shapes)
+    assert view is not None, "the kernels were asked for what they cannot do"
     scale, bias = (_whole(view, parameter, absent, plan.dtype) for parameter, absent in ((scale, 1), (bias, 0)))
     operands = [v for v in (x, valid, jnp.asarray(epsilon, plan.dtype), scale, bias) if v is not None]
     x, *mask, epsilon, scale, bias = alike(operands, operands)
@@ -131,26 +119,8 @@ def _statistics(plan: Plan, kept: jax.Array, ndim: int) -> tuple[Centre, jax.Arr
     return (mean, rest) if plan.centred else (), r
 
 
-def _kernel_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
-    (x, valid), (epsilon, scale, bias) = rows, shared
-    view = _seen(plan, x.shape, (scale.shape,))
-    if not is_worth_it(view, x.shape):
-        return _plain_value(plan, rows, shared)
-    statistics = (view.batch, 5, view.groups) if view.columns else (view.batch * view.groups, 3)
-    results = [jax.ShapeDtypeStruct(shape, plan.dtype) for shape in (x.shape, statistics)]
-    y, kept = _call("braindnorm_forward", results, plan, view, x, valid, epsilon, scale, bias)
-    return y, spread_statistics(view, plan.reduction, x.shape, kept)
-
-
 def _plain_value_alone(plan: Plan, rows: Inputs, shared: Constants) -> Results:
     return (fused.fused_norm(plan, *rows, *shared),)
-
-
-def _kernel_value_alone(plan: Plan, rows: Inputs, shared: Constants) -> Results:
-    x, scale = rows[0], shared[1]
-    if not is_worth_it(_seen(plan, x.shape, (scale.shape,)), x.shape):
-        return _plain_value_alone(plan, rows, shared)
-    return _kernel_value(plan, rows, shared)[:1]
 
 
 def _plain_tangent(plan: Plan, rows: Kept, shared: Moving) -> Results:
@@ -169,54 +139,12 @@ def _plain_gradient(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results
     return tuple(jax.linear_transpose(along, x, scale, scale)(g))
 
 
-def _kernel_gradient(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results:
-    return _gradient_by_kernel(plan, rows, shared) or _plain_gradient(plan, rows, shared)
-
-
-def _kernel_gradient_of_parameters(plan: Plan, rows: Kept, shared: tuple[jax.Array]) -> Results:
-    gradients = _gradient_by_kernel(plan, rows, shared, of_x=False) or _plain_gradient(plan, rows, shared)
-    return gradients[1:]
-
-
-def _gradient_by_kernel(plan: Plan, rows: Kept, shared: tuple[jax.Array], *, of_x: bool = True) -> Results:
-    """Return the gradients, that of x with no elements if it is not asked for; nothing, where XLA is as fast."""
-    (x, valid, kept, g), (scale,) = rows, shared
-    view = _seen(plan, x.shape, (scale.shape,))
-    if not is_worth_it(view, x.shape):
-        return ()
-    shapes = ((x.shape if of_x else (0,), x.dtype), *[(scale.shape, scale.dtype)] * 2)
-    results = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-    statistics = gather_statistics(view, plan.reduction, kept)
-    return _call("braindnorm_backward", results, plan, view, x, valid, g, scale, statistics)
-
-
-def _call(
-    name: str,
-    results: Sequence[jax.ShapeDtypeStruct],
-    plan: Plan,
-    view: View,
-    x: jax.Array,
-    valid: Mask,
-    *others: jax.Array,
-) -> Results:
-    name = f"{name}_columns" if view.columns else name
-    call: Callable[..., Sequence[jax.Array]] = jax.ffi.ffi_call(target(name), results)
-    operands = alike((x, mask_of(view, plan.reduction, x.shape, valid), *others), (x, *others))
-    return tuple(alike(call(*operands, lengths=view.lengths, centred=plan.centred), operands))
-
-
 def _fold(plan: Plan) -> Plan:
     """Return the plan for arrays with one more leading axis."""
     return plan._replace(reduction=plan.reduction.behind_lanes())
 
 
-def _seen(plan: Plan, shape: Shape, parameters: tuple[Shape, ...]) -> View:
-    view = view_of(plan.reduction, shape, parameters)
-    assert view is not None, "the kernels were asked for what they cannot do"
-    return view
-
-
-def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Array]) -> object:
+def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Array], lanes: int) -> object:
     """Transpose the tangent by the kernel, unless the cotangent of epsilon is asked for."""
     (x, valid, kept, dx), (scale, deps, *parameters), (g,) = rows, shared, cotangents
     if ad.is_undefined_primal(deps):
@@ -224,25 +152,25 @@ def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Arr
     asked = [ad.is_undefined_primal(parameter) for parameter in parameters]
     arguments = (x, valid, kept, g), (scale,)
     if not ad.is_undefined_primal(dx):
-        gradients: Sequence[jax.Array | None] = (None, *_gradient_of_parameters(plan, *arguments))
+        gradients: Sequence[jax.Array | None] = (None, *_gradient_of_parameters(plan, *arguments, lanes))
     else:
-        gradients = (_gradient if any(asked) else _gradient_of_x)(plan, *arguments)
+        gradients = (_gradient if any(asked) else _gradient_of_x)(plan, *arguments, lanes)
     by_parameter = [gradients[1 + i] if wanted else None for i, wanted in enumerate(asked)]
     return (None, None, None, gradients[0]), (None, None, *by_parameter)
 
 
-_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _kernel_value_alone, fold=_fold)
-_value = WithKernel("braindnorm_value", _plain_value, _kernel_value, fold=_fold)
+_value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _calls.value_alone, fold=_fold)
+_value = WithKernel("braindnorm_value", _plain_value, _calls.value, fold=_fold)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
-_gradient = WithKernel("braindnorm_gradient", _plain_gradient, _kernel_gradient)
+_gradient = WithKernel("braindnorm_gradient", _plain_gradient, _calls.gradient)
 _gradient_of_parameters: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_parameters",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[1:],
-    _kernel_gradient_of_parameters,
+    _calls.gradient_of_parameters,
 )
 _gradient_of_x: WithKernel[Kept, tuple[jax.Array]] = WithKernel(
     "braindnorm_gradient_of_x",
     lambda plan, rows, shared: _plain_gradient(plan, rows, shared)[:1],
-    lambda plan, rows, shared: _kernel_gradient(plan, rows, shared)[:1],
+    _calls.gradient_of_x,
     fold=_fold,
 )

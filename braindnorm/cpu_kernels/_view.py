@@ -19,6 +19,8 @@ from ..units import Shape
 SHORT, SMALL, FEW = 16, 2048, 4
 # The same for columns of fewer elements, however many they are.
 LOW = 8
+# Parameters that are the same for parts of a row with fewer elements are repeated, to be as long as the row.
+PART = 64
 
 
 class View(NamedTuple):
@@ -26,7 +28,8 @@ class View(NamedTuple):
 
     Statistics run over space, channels and tail. There is one scale and one bias for each channel of each group, in
     arrays of shape `parameter`. Where the groups are columns, which lie apart, each is one channel, and what is kept
-    of them are arrays of five numbers each: the mean, its rest, r, the variance and the count.
+    of them are arrays of five numbers each: the mean, its rest, r, the variance and the count. Each of as many parts of
+    the batch as there are `sets` has scales and biases of its own.
     """
 
     batch: int
@@ -36,11 +39,21 @@ class View(NamedTuple):
     tail: int
     parameter: Shape
     columns: bool = False
+    sets: int = 1
 
     @property
     def lengths(self) -> np.ndarray:
         """The lengths, as the kernels are given them."""
-        return np.array([self.batch, self.space, self.groups, self.channels, self.tail], np.int64)
+        return np.array([self.batch, self.space, self.groups, self.channels, self.tail, self.sets], np.int64)
+
+    @property
+    def slabs(self) -> bool:
+        """Whether the elements of a group lie apart, between those of others."""
+        return self.space > 1 and self.groups > 1
+
+    def in_lanes(self, several: int) -> "View":
+        """Return the view of as many such arrays, each of which has parameters of its own."""
+        return self._replace(batch=self.batch * several, sets=several)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -66,12 +79,18 @@ def is_worth_it(view: View, shape: Sequence[int]) -> bool:
 
 
 def _rows(reduction: Reduction, shape: Shape, parameters: Sequence[Shape]) -> View | None:
-    """Rows of trailing axes; parameters may differ along the axes just before them, which are the groups then."""
+    """Rows of trailing axes; parameters may differ along the axes just before them, which are the groups then.
+
+    Those of fewer axes are the same for each part of a row, if it is long enough.
+    """
     if not is_trailing(reduction.axes, len(shape)) or not reduction.axes:
         return None
     ndim = max(len(_without_ones(p)) for p in parameters) if parameters else 0
     first = len(shape) - max(ndim, len(reduction.axes))
     row = len(shape) - len(reduction.axes)
+    part = shape[len(shape) - ndim :]
+    if 0 < ndim < len(reduction.axes) and math.prod(part) >= PART:
+        return View(math.prod(shape[:row]), math.prod(shape[row : len(shape) - ndim]), 1, math.prod(part), 1, part)
     lengths = [math.prod(part) for part in (shape[:first], shape[first:row], shape[row:])]
     return View(lengths[0], 1, lengths[1], lengths[2], 1, shape[first:])
 
@@ -147,7 +166,7 @@ def mask_of(view: View, reduction: Reduction, shape: Shape, valid: jax.Array | N
         after = reduction.axes[-1] + 1
         of_rows = set(valid.shape[after:]) == {1}
         return jnp.broadcast_to(valid, (*shape[:after], *valid.shape[after:]) if of_rows else shape)
-    if view.space > 1 or not whole_groups(reduction, valid.shape):
+    if view.slabs or not whole_groups(reduction, valid.shape):
         return jnp.broadcast_to(valid, shape)
     kept = [1 if axis in (*reduction.axes, reduction.channel_axis) else n for axis, n in enumerate(shape)]
     rows = jnp.broadcast_to(valid, kept).reshape(-1)

@@ -59,8 +59,8 @@ struct Grid {
 // Calls run(tile, first, last) for the segments of each task. A second pass goes back, through what the first one left
 // in the cache.
 template <class Run>
-void for_tasks(ffi::ThreadPool pool, const Grid &grid, bool back, const Run &run) {
-  in_parallel(pool, grid.tasks(), [&](int64_t i) {
+void for_tasks(Threads threads, const Grid &grid, bool back, const Run &run) {
+  in_parallel(threads, grid.tasks(), [&](int64_t i) {
     const int64_t task = back ? grid.tasks() - 1 - i : i, first = task % grid.shares * grid.share;
     run(task / grid.shares, first, std::min(grid.segments(), first + grid.share));
     end_streams();

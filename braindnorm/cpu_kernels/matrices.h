@@ -15,13 +15,13 @@ namespace braindnorm {
 // Where a matrix is one chunk of rows, its columns are normalized while they are in the cache; else the moments of its
 // chunks are merged in their order.
 template <class A, class X, class M>
-void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, A epsilon, const A *scale,
+void forward_columns(Threads threads, const View &view, const X *x, M mask, A epsilon, const A *scale,
                      const A *bias, A *y, A *saved) {
   const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *y), y, view.run());
   const Grid grid(view.batch, view.space, view.parameters(), far);
   constexpr bool kEach = kOfEach<M>;
   const auto all = [&](bool back, const auto &run) {
-    for_tasks(pool, grid, back, [&](int64_t tile, int64_t first, int64_t last) {
+    for_tasks(threads, grid, back, [&](int64_t tile, int64_t first, int64_t last) {
       const Scratch<A> scratch(grid.width);
       for (int64_t segment = first; segment < last; ++segment) {
         const Part part = grid.part(tile, segment);
@@ -61,7 +61,7 @@ void forward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask,
 
 // The sums of each segment are kept, and added in the order of the segments.
 template <class A, class X, class M>
-void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask, const A *g, const A *scale,
+void backward_columns(Threads threads, const View &view, const X *x, M mask, const A *g, const A *scale,
                       A *saved, X *dx, A *dscale, A *dbias) {
   const bool far = is_far<A>(view.size() * (sizeof *x + sizeof *g + sizeof *dx), dx, view.run());
   const Grid grid(view.batch, view.space, view.parameters(), far);
@@ -70,7 +70,7 @@ void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask
   // one sum a task, if nothing else asks for those of a segment
   std::unique_ptr<double[]> memory(new double[2 * n * (whole ? grid.shares : grid.segments())]);
   const auto sums = [&](int64_t i, int64_t column) { return memory.get() + 2 * n * i + column; };
-  for_tasks(pool, grid, false, [&](int64_t tile, int64_t first, int64_t last) {
+  for_tasks(threads, grid, false, [&](int64_t tile, int64_t first, int64_t last) {
     const Scratch<A> scratch(grid.width);
     for (int64_t segment = first; segment < last; ++segment) {
       const Part part = grid.part(tile, segment);
@@ -94,7 +94,7 @@ void backward_columns(ffi::ThreadPool pool, const View &view, const X *x, M mask
   }
   for (int64_t c = 0; c < n; ++c) dbias[c] = static_cast<A>(total[c]), dscale[c] = static_cast<A>(total[n + c]);
   if (whole || !dx) return;
-  for_tasks(pool, grid, true, [&](int64_t tile, int64_t first, int64_t last) {
+  for_tasks(threads, grid, true, [&](int64_t tile, int64_t first, int64_t last) {
     const Scratch<A> scratch(grid.width);
     for (int64_t segment = first; segment < last; ++segment) {
       const Part part = grid.part(tile, segment);

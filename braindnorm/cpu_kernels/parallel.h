@@ -16,12 +16,18 @@ namespace ffi = xla::ffi;
 
 namespace braindnorm {
 
+// XLA's threads, or none but this one.
+using Threads = ffi::ThreadPool *;
+
 // Runs `run(chunk)` for each chunk, here and on XLA's own threads. It waits for no task that has not begun, so threads
 // that are busy elsewhere delay nothing. What a chunk throws is thrown here, when no thread is at work any more: out of
 // a task it would end the process.
 template <class Run>
-void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
-  if (chunks == 1) return run(int64_t(0));
+void in_parallel(Threads threads, int64_t chunks, const Run &run) {
+  if (!threads || chunks == 1) {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) run(chunk);
+    return;
+  }
   struct State {
     std::atomic<int64_t> next{0}, done{0};
     std::atomic<bool> failed{false};
@@ -40,7 +46,8 @@ void in_parallel(ffi::ThreadPool pool, int64_t chunks, const Run &run) {
     }
   };
   try {
-    for (int64_t other = 1; other < std::min(chunks, pool.num_threads()); ++other) pool.Schedule(decltype(work)(work));
+    for (int64_t other = 1; other < std::min(chunks, threads->num_threads()); ++other)
+      threads->Schedule(decltype(work)(work));
   } catch (const std::bad_alloc &) {
     // fewer threads share the work
   }

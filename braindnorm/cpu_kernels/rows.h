@@ -62,11 +62,15 @@ BRAINDNORM_INLINE inline void row_statistics(const View &view, const Some<kRows,
   });
 }
 
-// Calls body(start, length, channel, each) for the runs of a row: all of it, or the tail of each channel. Several rows
-// are one run.
+// Calls body(start, length, channel, each) for the runs of a row: all channels of each element of the space, or the
+// tail of each channel. Several rows are one run.
 template <int kRows, class Body>
 BRAINDNORM_INLINE inline void for_runs(const View &view, const Body &body) {
-  if (kRows > 1 || view.tail == 1) return body(int64_t(0), view.channels, int64_t(0), std::true_type());
+  if (kRows > 1 || view.tail == 1) {
+    for (int64_t s = 0; s < (kRows > 1 ? 1 : view.space); ++s)
+      body(s * view.channels, view.channels, int64_t(0), std::true_type());
+    return;
+  }
   if constexpr (kRows == 1)
     for (int64_t c = 0; c < view.channels; ++c) body(c * view.tail, view.tail, c, std::false_type());
 }
@@ -113,16 +117,35 @@ void forward_rows(const View &view, const Some<kRows, kApart> &some, const X *x,
   });
 }
 
+// What the gradients of a row are made of: z = (x - mean) * rstd - rest, where the rest is in the unit of z, and
+// dx = rstd * (g * scale - shift - (x - mean) * slope).
+template <class A>
+struct Slopes {
+  A mean, rest, rstd, shift, slope;
+
+  static Slopes of(const Statistics<A> &s) { return {s.mean, s.rest * s.rstd, s.rstd, A(0), A(0)}; }
+  template <class V>
+  BRAINDNORM_INLINE V z(V x) const {
+    return (x - mean) * rstd - rest;
+  }
+  // By the means of g * scale, and of g * scale * z.
+  void set(A mean_g, A mean_gz) { slope = rstd * mean_gz, shift = mean_g - rest * mean_gz; }
+  template <class V, class F>
+  BRAINDNORM_INLINE V dx(V x, V g, F scale) const {
+    return rstd * ((g * scale - shift) - (x - mean) * slope);
+  }
+};
+
 // `dx` may be null, where nobody asks for it.
 template <int kParts, int kRows, bool kApart, class A, class X, class M>
 void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x, M mask, const A *g, const A *scale,
                    const Saved<A> &saved, X *dx, A *dscale, A *dbias, bool is_far) {
   const int64_t n = view.row();
   int64_t begin[kRows], first[kRows];
-  Statistics<A> s[kRows];
+  Slopes<A> s[kRows];
   double one[kRows] = {}, two[kRows] = {};  // the sums of g * scale, and of g * scale * z
   repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
-    begin[r] = some.items[r] * n, first[r] = some.first[r], s[r] = saved.get(some.items[r]);
+    begin[r] = some.items[r] * n, first[r] = some.first[r], s[r] = Slopes<A>::of(saved.get(some.items[r]));
   });
   for_runs<kRows>(view, [&](int64_t start, int64_t length, int64_t c, auto own) BRAINDNORM_INLINE {
     each_block(length, [&](int64_t from, int64_t size) BRAINDNORM_INLINE {
@@ -134,7 +157,7 @@ void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x
           if constexpr (own && (kApart || r == 0)) {
             factor = at.get(scale + p), sum = at.get(dbias + p), sum_z = at.get(dscale + p);
           }
-          const auto z = at.keep(mask.from(here), ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd);
+          const auto z = at.keep(mask.from(here), s[r].z(at.get(x + here)));
           const auto seen = at.keep(mask.from(here), at.get(g + here)), scaled = seen * factor;
           if constexpr (own) sum += seen, sum_z += seen * z, of_g[r].add(at, scaled), of_gz[r].add(at, scaled * z);
           else of_g[r].add(at, seen), of_gz[r].add(at, seen * z);
@@ -150,10 +173,9 @@ void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x
     });
   });
   if (!dx) return;
-  A shift[kRows], slope[kRows];
   repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
     const double share = 1 / static_cast<double>(some.valid[r]);
-    shift[r] = view.centred ? static_cast<A>(one[r] * share) : A(0), slope[r] = static_cast<A>(two[r] * share);
+    s[r].set(view.centred ? static_cast<A>(one[r] * share) : A(0), static_cast<A>(two[r] * share));
   });
   const int64_t next = ahead<kRows>(n);
   with_flag(is_far, [&](auto far) BRAINDNORM_INLINE {
@@ -163,8 +185,7 @@ void backward_rows(const View &view, const Some<kRows, kApart> &some, const X *x
         repeat<kRows>([&](auto r) BRAINDNORM_INLINE {
           if constexpr (kApart || r == 0) factor = parameter<own>(scale + first[r] + c, at);
           const int64_t here = begin[r] + start;
-          const auto z = ((at.get(x + here) - s[r].mean) - s[r].rest) * s[r].rstd;
-          const auto d = s[r].rstd * (at.get(g + here) * factor - shift[r] - z * slope[r]);
+          const auto d = s[r].dx(at.get(x + here), at.get(g + here), factor);
           fetch(at, far, x + here + next), fetch(at, far, g + here + next);
           put(at, far, dx + here, at.keep(mask.from(here), d));
         });
@@ -200,7 +221,7 @@ void for_rows(const View &view, int64_t first, int64_t last, M mask, const Run &
   using Short = std::integral_constant<int, 1>;
   using Long = std::integral_constant<int, kParts>;
   const int64_t n = view.row(), parameters = view.parameters();
-  const bool at_once = view.tail == 1 && n <= kLongest, apart = view.groups > 1, few = n <= kShort;
+  const bool at_once = view.tail == 1 && view.space == 1 && n <= kLongest, apart = view.groups > 1, few = n <= kShort;
   const auto whole = [&](const auto &some) { run(some, Short(), Mask<false>{}); };
   const auto in_part = [&](const auto &some) {
     if constexpr (!std::is_same_v<M, RowMask>) run(some, Short(), mask);

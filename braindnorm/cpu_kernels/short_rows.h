@@ -67,25 +67,26 @@ class ShortRows {
       : view_(view), x_(x), epsilon_(epsilon), scale_(scale), bias_(bias), y_(y), saved_(saved), far_(is_far) {}
 
   static bool fit(const View &view) {
-    return view.space == 1 && view.groups == 1 && view.tail == 1 && view.channels <= kShortest;
+    return view.space == 1 && view.tail == 1 && view.channels <= kShortest;
   }
-  BRAINDNORM_INLINE void add(int64_t item) {
+  // `first` is the first of its parameters.
+  BRAINDNORM_INLINE void add(int64_t item, int64_t first) {
     Group &group = at(full_);
-    group.items[filled_] = item, group.begin[filled_] = item * n_;
+    group.items[filled_] = item, group.begin[filled_] = item * n_, group.first[filled_] = first;
     if (++filled_ == kRows) ++full_, filled_ = 0, step();
   }
   void finish() {
     step(), step();
     for (int r = 0; r < filled_; ++r)
-      forward_rows<1>(view_, Some<1>{{at(full_).items[r]}, {n_}, {0}}, x_, Mask<false>{nullptr}, epsilon_, scale_, bias_,
-                      y_, saved_, far_);
+      forward_rows<1>(view_, Some<1>{{at(full_).items[r]}, {n_}, {at(full_).first[r]}}, x_, Mask<false>{nullptr},
+                      epsilon_, scale_, bias_, y_, saved_, far_);
   }
 
  private:
   using V = typename Wide<A>::Value;
   static constexpr int kRows = kLanes<A>, kTogether = kRows < 4 ? kRows : 4;
   struct Group {
-    int64_t items[kRows], begin[kRows];
+    int64_t items[kRows], begin[kRows], first[kRows];
     alignas(kBytes) A mean[kRows], rest[kRows], rstd[kRows];
   };
 
@@ -161,24 +162,28 @@ class ShortRows {
       saved_.put(group.items[r], {group.mean[r], group.rest[r], group.rstd[r]});
     });
     with_flag(far_, [&](auto far) BRAINDNORM_INLINE {
-      repeat<kRows / kTogether>([&](auto part) BRAINDNORM_INLINE { write_some(group, part * kTogether, far); });
+      with_flag(view_.groups > 1, [&](auto apart) BRAINDNORM_INLINE {
+        repeat<kRows / kTogether>([&](auto part) BRAINDNORM_INLINE { write_some(group, part * kTogether, far, apart); });
+      });
     });
   }
-  template <class Far>
-  BRAINDNORM_INLINE void write_some(const Group &group, int first, Far far) const {
+  template <class Far, class Apart>
+  BRAINDNORM_INLINE void write_some(const Group &group, int first, Far far, Apart apart) const {
     const int64_t next = 3 * kRows * n_;  // what lies nearer was read for the sums of other groups
     A mean[kTogether], rest[kTogether], rstd[kTogether];  // here, so that no store makes them be read again
     const X *x[kTogether];
     A *y[kTogether];
+    const A *scale[kTogether], *bias[kTogether];
     repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
       const int r = first + i;
+      scale[i] = scale_ + (apart ? group.first[r] : 0), bias[i] = bias_ + (apart ? group.first[r] : 0);
       mean[i] = group.mean[r], rest[i] = group.rest[r], rstd[i] = group.rstd[r];
       x[i] = x_ + group.begin[r], y[i] = y_ + group.begin[r];
     });
-    const A *scale = scale_, *bias = bias_;
     each<A, 1>(n_, [&](auto at) BRAINDNORM_INLINE {
-      const auto factor = at.get(scale), offset = at.get(bias);
+      auto factor = at.get(scale[0]), offset = at.get(bias[0]);
       repeat<kTogether>([&](auto i) BRAINDNORM_INLINE {
+        if constexpr (apart && i > 0) factor = at.get(scale[i]), offset = at.get(bias[i]);
         const auto z = ((at.get(x[i]) - mean[i]) - rest[i]) * rstd[i];
         fetch(at, far, x[i] + next);
         put(at, far, y[i], z * factor + offset);

@@ -239,27 +239,6 @@ def test_vmap_over_nothing(case: str, axis: int) -> None:
     assert not np.any(found[2])
 
 
-def test_a_gradient_for_each_example() -> None:
-    """With the parameters' too, each of which is one example's: by plain JAX."""
-    f, _, (x, scale, bias), _, g = arguments("layer")
-
-    def gradient(x: Any, g: Any) -> Any:
-        return jax.grad(lambda *p: jnp.vdot(g, f(*p)), (0, 1, 2))(x, scale, bias)
-
-    found, alone = jax.jit(jax.vmap(gradient))(x, g), jax.jit(gradient)
-    for i in range(len(x)):
-        for each, mine in zip(alone(x[i], g[i]), found, strict=True):
-            close(mine[i], each, 1e-5)
-
-
-def test_parameters_that_are_mapped_too() -> None:
-    f, want, (x, _, bias), _, _ = arguments("layer")
-    scales = 1 + draw(3, 40, seed=9)
-    y = jax.vmap(f, (None, 0, None))(x, scales, bias)
-    for i in range(3):
-        close(y[i], want(x, scale=scales[i], bias=bias), 2e-6)
-
-
 def test_without_jit() -> None:
     """As one debugs a model: every operation for itself."""
     f, want, (x, scale, bias), _, g = arguments("layer")
@@ -324,12 +303,19 @@ def test_what_is_not_asked_for_is_not_computed() -> None:
 
 
 def test_the_digits_of_a_row_do_not_depend_on_the_others() -> None:
-    """Rows are taken several at once, and one by one at the end."""
-    for size in (40, 4100):
-        x = draw(7, size)
-        whole = np.asarray(functional.layer_norm(x))
-        for row in (0, 3, 6):
-            np.testing.assert_array_equal(whole[row], functional.layer_norm(x[row : row + 1])[0])
+    """Rows are taken several at once, and one by one at the end: in both ways."""
+
+    @jax.jit
+    def both(x: Any, g: Any) -> Any:
+        y, pull = jax.vjp(functional.layer_norm, x)
+        return y, *pull(g)
+
+    for size in (43, 4100):
+        x, g = draw(19, size), draw(19, size, seed=4)
+        whole = both(x, g)
+        for row in (0, 13, 18):
+            for all_of_them, one in zip(whole, both(x[row : row + 1], g[row : row + 1]), strict=True):
+                np.testing.assert_array_equal(all_of_them[row], one[0])
 
 
 def test_it_keeps_x_and_three_numbers_a_row() -> None:

@@ -32,9 +32,12 @@ struct Case {
   bool centred;
   int64_t shift;  // of all arrays, in elements, from where they are aligned
   bool columns;   // each group is a column of `space` elements
+  int64_t sets;   // as many parts of the batch have parameters of their own
 
   // How many elements a mask of rows has one entry for.
-  int64_t row() const { return columns ? shape.groups : shape.channels * shape.tail; }
+  int64_t row() const {
+    return columns ? shape.groups : (shape.groups == 1 ? shape.space : 1) * shape.channels * shape.tail;
+  }
   int64_t entries(int64_t n) const { return masked == Masked::kNot ? 0 : masked == Masked::kRows ? n / row() : n; }
 };
 
@@ -65,9 +68,9 @@ void write(const Buffer &buffer, int64_t i, double v) {
 }
 
 [[noreturn]] void fail(const Case &c, const std::string &what) {
-  std::printf("[%ld %ld %ld %ld %ld] dtype %d mask %d centred %d: %s\n", long(c.shape.batch), long(c.shape.space),
-              long(c.shape.groups), long(c.shape.channels), long(c.shape.tail), int(c.x), int(c.masked), c.centred,
-              what.c_str());
+  std::printf("[%ld %ld %ld %ld %ld] in %ld sets, dtype %d mask %d centred %d: %s\n", long(c.shape.batch),
+              long(c.shape.space), long(c.shape.groups), long(c.shape.channels), long(c.shape.tail), long(c.sets), int(c.x),
+              int(c.masked), c.centred, what.c_str());
   std::exit(1);
 }
 
@@ -80,9 +83,9 @@ class Trial {
  public:
   Trial(const Case &of, std::mt19937_64 &random)
       : c(of), n(of.shape.batch * of.shape.space * of.shape.groups * of.shape.channels * of.shape.tail),
-        parameters(of.shape.groups * of.shape.channels), items(of.shape.batch * of.shape.groups),
+        parameters(of.sets * of.shape.groups * of.shape.channels), items(of.shape.batch * of.shape.groups),
         x(c.x, {n}, c.shift), g(c.arithmetic, {n}, c.shift), scale(c.arithmetic, {parameters}, c.shift),
-        bias(c.arithmetic, {parameters}, c.shift), epsilon(c.arithmetic, {}, 0),
+        bias(c.arithmetic, {parameters}, c.shift), epsilon(c.arithmetic, {c.sets}, 0),
         valid(XLA_FFI_DataType_PRED, {c.entries(n)}, c.shift),
         y(c.arithmetic, {n}, c.shift), kept(c.arithmetic, {items, c.columns ? 5 : 3}, c.shift), dx(c.x, {n}, c.shift),
         dscale(c.arithmetic, {parameters}, c.shift), dbias(c.arithmetic, {parameters}, c.shift),
@@ -96,7 +99,8 @@ class Trial {
       write(g, i, padding && random() % 2 ? std::numeric_limits<double>::infinity() : normal(random));
     }
     for (int64_t i = 0; i < parameters; ++i) write(scale, i, 1 + 0.3 * normal(random)), write(bias, i, normal(random));
-    write(epsilon, 0, 1e-2);
+    const bool alike = random() % 2;
+    for (int64_t i = 0; i < c.sets; ++i) write(epsilon, i, alike ? 1e-2 : 1e-2 * (1 + i % 5));
   }
 
   void run() {
@@ -108,7 +112,7 @@ class Trial {
       runtime::pool() = &pool;
       for (Buffer *result : {&y, &kept, &dx, &dscale, &dbias}) result->forget();
       const Shape &s = c.shape;
-      const std::vector<int64_t> lengths{s.batch, s.space, s.groups, s.channels, s.tail};
+      const std::vector<int64_t> lengths{s.batch, s.space, s.groups, s.channels, s.tail, c.sets};
       said(runtime::call(forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept}, lengths, c.centred));
       said(runtime::call(backward, {&x, &valid, &g, &scale, &kept}, {&dx, &dscale, &dbias}, lengths, c.centred));
       std::vector<std::vector<uint8_t>> found;
@@ -121,7 +125,7 @@ class Trial {
       if (threads == 1) first = found, compare();
       if (found != first) fail(c, "the result depends on the number of threads: " + std::to_string(threads));
     }
-    if (c.masked == Masked::kNot && !c.columns)
+    if (c.masked == Masked::kNot && !c.columns && c.sets == 1)
       for (int64_t batch = 1; batch < std::min<int64_t>(c.shape.batch, 10); ++batch) compare_with_fewer(batch, first);
   }
 
@@ -139,11 +143,12 @@ class Trial {
     const Shape &s = c.shape;
     runtime::Pool pool(1);
     runtime::pool() = &pool;
-    y.forget(), kept.forget();
-    said(runtime::call(braindnorm_forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept},
-                       {batch, s.space, s.groups, s.channels, s.tail}, c.centred));
-    const std::vector<uint8_t> found[] = {y.content(), kept.content()};
-    for (int i : {0, 1})
+    const std::vector<int64_t> lengths{batch, s.space, s.groups, s.channels, s.tail, 1};
+    y.forget(), kept.forget(), dx.forget();
+    said(runtime::call(braindnorm_forward, {&x, &valid, &epsilon, &scale, &bias}, {&y, &kept}, lengths, c.centred));
+    said(runtime::call(braindnorm_backward, {&x, &valid, &g, &scale, &kept}, {&dx, &dscale, &dbias}, lengths, c.centred));
+    const std::vector<uint8_t> found[] = {y.content(), kept.content(), dx.content()};
+    for (int i : {0, 1, 2})
       if (!std::equal(found[i].begin(), found[i].begin() + found[i].size() / s.batch * batch, whole[i].begin()))
         fail(c, "the result depends on the rest of the batch, without which it has " + std::to_string(batch));
   }
@@ -154,20 +159,20 @@ class Trial {
     const double exact = narrow ? 2e-5 : 1e-12, rounded = c.x == XLA_FFI_DataType_BF16 ? 0.01 : 10 * exact;
     std::vector<double> of_scale(parameters), of_bias(parameters);
     for (int64_t item = 0; item < items; ++item) {
-      const int64_t b = item / s.groups, group = item % s.groups;
+      const int64_t b = item / s.groups, group = item % s.groups, set = b / (s.batch / c.sets);
       std::vector<int64_t> members, channels;
       for (int64_t p = 0; p < s.space; ++p)
         for (int64_t k = 0; k < s.channels; ++k)
           for (int64_t t = 0; t < s.tail; ++t)
             members.push_back((((b * s.space + p) * s.groups + group) * s.channels + k) * s.tail + t),
-                channels.push_back(group * s.channels + k);
+                channels.push_back((set * s.groups + group) * s.channels + k);
       double count = 0, mean = 0, square = 0, one = 0, two = 0;
       for (int64_t i : members)
         if (is_valid(i)) ++count, mean += read(x, i);
       mean = c.centred && count > 0 ? mean / count : 0;
       for (int64_t i : members)
         if (is_valid(i)) square += (read(x, i) - mean) * (read(x, i) - mean);
-      const double var = square / std::max(count, 1.0), r = count > 0 ? 1 / std::sqrt(var + read(epsilon, 0)) : 0;
+      const double var = square / std::max(count, 1.0), r = count > 0 ? 1 / std::sqrt(var + read(epsilon, set)) : 0;
       if (c.columns) {  // an array each of the mean, its rest, r, the variance and the count
         const auto moment = [&](int64_t k) { return read(kept, (5 * b + k) * s.groups + group); };
         expect(c, "the mean", moment(0) + moment(1), mean, exact);
@@ -210,7 +215,8 @@ const Shape kShapes[] = {
     {7, 1, 1, 4097, 1}, {3, 1, 1, 9001, 1}, {301, 1, 1, 130, 1}, {4, 1, 1, 9000, 1}, {9, 1, 5, 13, 1},  {40, 1, 3, 300, 1},
     {2, 1, 3, 4, 5},    {3, 1, 4, 3, 4100}, {30, 1, 8, 4, 49},   {1, 2, 1, 1, 1},   {3, 70, 2, 9, 1},   {8, 65, 4, 16, 1},
     {20, 30, 3, 33, 1}, {2, 900, 4, 8, 1},  {1, 1500, 16, 1, 1}, {1, 5000, 1, 5, 1},
-    {5, 1, 3, 8, 16},   {70, 1, 4, 16, 1},  {1, 2100, 4, 8, 1},
+    {5, 1, 3, 8, 16},   {70, 1, 4, 16, 1},  {1, 2100, 4, 8, 1},  {12, 9, 1, 40, 1},  {6, 3, 1, 4200, 1}, {4, 1, 1, 70001, 1},
+    {2, 40000, 2, 1, 1}, {90, 1, 1, 1024, 1},
 };
 
 // As many rows, and columns, as several tasks share; tiles; several matrices.
@@ -219,6 +225,13 @@ const Shape kColumns[] = {
     {1, 4, 5000, 1, 1},    {2, 300, 250, 1, 1}, {1, 513, 33, 1, 1},  {2, 1300, 40, 1, 1},
     {1, 700, 1100, 1, 1},  {300, 30, 20, 1, 1}, {1, 5000, 16, 1, 1},
 };
+
+// A set for each element of the batch, or for some at a time.
+int64_t sets_of(const Shape &shape, std::mt19937_64 &random) {
+  int64_t each = random() % 2 ? 1 : 2 + random() % 8;
+  while (shape.batch % each) --each;
+  return shape.batch / each;
+}
 
 }  // namespace
 
@@ -234,15 +247,21 @@ int main() {
     for (const auto &[x, arithmetic] : kinds)
       for (Masked masked : {Masked::kNot, Masked::kRows, Masked::kElements})
         for (bool centred : {true, false}) {
-          if (shape.space > 1 && (masked == Masked::kRows || !centred)) continue;  // there are no such
-          Trial({shape, x, arithmetic, masked, centred, static_cast<int64_t>(random() % 4), false}, random).run();
-          ++trials;
+          const bool slabs = shape.space > 1 && shape.groups > 1;
+          if (slabs && (masked == Masked::kRows || !centred)) continue;  // there are no such
+          const int64_t shift = random() % 4;
+          Trial({shape, x, arithmetic, masked, centred, shift, false, 1}, random).run(), ++trials;
+          if (shape.batch > 1 && random() % 2)
+            Trial({shape, x, arithmetic, masked, centred, shift, false, sets_of(shape, random)}, random).run(),
+                ++trials;
         }
   for (const Shape &shape : kColumns)
     for (const auto &[x, arithmetic] : kinds)
       for (Masked masked : {Masked::kNot, Masked::kRows, Masked::kElements}) {
-        Trial({shape, x, arithmetic, masked, true, static_cast<int64_t>(random() % 4), true}, random).run();
-        ++trials;
+        for (int64_t sets : {int64_t(1), sets_of(shape, random)}) {
+          Trial({shape, x, arithmetic, masked, true, static_cast<int64_t>(random() % 4), true, sets}, random).run();
+          ++trials;
+        }
       }
   std::printf("%ld cases, each with 1 to 7 threads: nothing found\n", trials);
 }
