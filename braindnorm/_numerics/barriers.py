@@ -84,4 +84,13 @@ def _shapes(*shapes: Shape, **_: object) -> list[Shape]:
     return list(shapes)
 
 
-_fence = Deferred("fence", _free, _on_cpu, several=True, shape=_shapes, batch=_batch, differentiate=_differentiate)
+_fence = Deferred(
+    "fence",
+    _free,
+    _on_cpu,
+    several=True,
+    dtypes_kept=True,
+    shape=_shapes,
+    batch=_batch,
+    differentiate=_differentiate,
+)

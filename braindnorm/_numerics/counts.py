@@ -57,7 +57,7 @@ def counts_of(
     if whole.size >= TOO_MANY:
         return None
     if axes:
-        axis = pilot_axis(valid.shape, axes)
+        axis = pilot_axis(shape, valid.shape, axes)
         n = sixteenth(shape[axis])
         part = _count(
             (*shape[:axis], n, *shape[axis + 1 :]), valid.take(range(min(n, valid.shape[axis])), axis), axes, groups
@@ -65,12 +65,13 @@ def counts_of(
     return Counts(Constant(whole), Constant(part))
 
 
-def pilot_axis(mask_shape: Shape, axes: Sequence[int]) -> int:
-    """Return the reduced axis of whose first sixteenth a pilot takes the mean.
+def pilot_axis(shape: Shape, mask_shape: Shape, axes: Sequence[int]) -> int:
+    """Return the reduced axis of whose first sixteenth a pilot takes the mean, that of fewest elements.
 
     Best is one that the mask does not have: if a group has valid elements, so has this part of it.
     """
-    return next((axis for axis in axes if mask_shape[axis] == 1), axes[0])
+    free = [axis for axis in axes if mask_shape[axis] == 1] or axes
+    return min(free, key=lambda axis: sixteenth(shape[axis]) / shape[axis] if is_constant(shape) and shape[axis] else 1)
 
 
 def sixteenth(n: int) -> int:

@@ -30,7 +30,7 @@ class Deferred(Generic[R]):
 
     `batch` is the rule of ``vmap``, as the tables want it; `differentiate` registers the derivatives of a primitive.
     The result is of the `shape` that follows from those of the operands, and with `several` each of the results. They
-    have the dtypes of the first operands.
+    have the dtype of the first operand, or with `dtypes_kept` each that of its own.
     """
 
     def __init__(
@@ -43,10 +43,12 @@ class Deferred(Generic[R]):
         differentiate: Callable[[Primitive], None],
         shape: Callable[..., Shape | list[Shape]],
         several: bool = False,
+        dtypes_kept: bool = False,
     ) -> None:
         self._general: Callable[..., R] = general
         self._on_cpu: Callable[..., R] = on_cpu
         self._shape = shape
+        self._dtypes_kept = dtypes_kept
         self._primitive = Primitive(f"braindnorm_{name}")
         self._primitive.multiple_results = several
         self._primitive.def_impl(general)
@@ -69,7 +71,8 @@ class Deferred(Generic[R]):
     def _abstract(self, *values: jax.core.ShapedArray, **static: object) -> object:
         found = self._shape(*(v.shape for v in values), **static)
         if isinstance(found, list):
-            return [jax.core.ShapedArray(shape, v.dtype) for shape, v in zip(found, values, strict=False)]
+            like = values if self._dtypes_kept else values[:1] * len(found)
+            return [jax.core.ShapedArray(shape, v.dtype) for shape, v in zip(found, like, strict=True)]
         return jax.core.ShapedArray(found, values[0].dtype)
 
 

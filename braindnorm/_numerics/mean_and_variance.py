@@ -17,13 +17,13 @@ from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
 from .moments import whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Mask, Statistic, Values
-from .statistics import Count, centre_of, count_of, deviation, mean_of
+from .statistics import Count, centre_and_variance, count_of, deviation, mean_of
 from .sums import SMALL, kept_shape, plain_sum
 
 # the parts of the mean, and the variance
 Moments = tuple[Centre, Statistic]
-# from SMALL to so many elements under a mask a CPU adds up in double precision sooner than it finds a centre near their
-# mean; fewer it adds up in one thread, and single precision
+# from SMALL to so many elements under a mask a CPU adds up in double precision, which it compiles in half the time of a
+# centre near the mean that a mask may miss; fewer it adds up in one thread, and single precision
 DOUBLE = 2**18
 
 
@@ -39,11 +39,9 @@ def mean_and_variance(plan: Plan, x: Values, valid: Mask) -> Moments:
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid), size=x.size), None
     if plan.centring is Centring.MEAN:
-        centre = centre_of(plan, x, valid, n)
-        return centre, mean_of(plan, deviation(x, centre, valid) ** 2, n)
-    near, left = fence(_in_parts(jax.lax.stop_gradient(x), n, *(() if valid is None else (valid,)), plan=plan))
-    d = deviation(x, (near,), valid)
-    return (near, left), jnp.maximum(mean_of(plan, d * d, n) - left * left, 0)
+        return centre_and_variance(plan, x, valid, n)
+    near, left, var = fence(_in_parts(jax.lax.stop_gradient(x), n, *(() if valid is None else (valid,)), plan=plan))
+    return (near, left), var
 
 
 @mean_and_variance.defjvp
@@ -62,38 +60,46 @@ def _tangents(plan: Plan, x: Values, valid: Mask, centre: Centre, dx: Values) ->
 
 
 def _by_centre(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[Statistic]:
-    centre, rest = centre_of(plan, x, valid, n)
+    (centre, rest), var = centre_and_variance(plan, x, valid, n)
     near = centre + rest
     gained = near - centre
-    return [near, (centre - (near - gained)) + (rest - gained)]
+    return [near, (centre - (near - gained)) + (rest - gained), var]
 
 
 def _on_cpu(x: Values, n: Count, valid: Mask = None, *, plan: Plan) -> list[Statistic]:
     manual = jax.sharding.get_abstract_mesh().manual_axes  # traced among what is single precision
-    if manual or x.dtype != np.float32 or not is_constant(x.shape) or not _in_double(x.size, valid is not None):
+    if (
+        manual
+        or x.dtype != np.float32
+        or not is_constant(x.shape)
+        or not _in_double(x.size, valid is not None and plan.reduction.counts is None)
+    ):
         return _by_centre(x, n, valid, plan=plan)
-    x = zero_masked(x, valid)
+    seen = zero_masked(x, valid)
     with jax.enable_x64(True):
         wide = functools.partial(jax.lax.convert_element_type, new_dtype=np.float64)
-        mean = plain_sum(wide(x), axes=plan.reduction.axes) / wide(n)
+        mean = plain_sum(wide(seen), axes=plan.reduction.axes) / wide(n)
         # a quotient as the last step: XLA for CPU takes what is cheaper into the pass over x, once for each element
         near = mean.astype(np.float32) / jax.lax.optimization_barrier(jnp.ones((), np.float32))
-        return [near, (mean - wide(near)).astype(np.float32)]
+        left = (mean - wide(near)).astype(np.float32)
+    near, left = fence((near, left))
+    d = deviation(x, (near,), valid)
+    return [near, left, jnp.maximum(mean_of(plan, d * d, n) - left * left, 0)]
 
 
-def _in_double(size: int, masked: bool) -> bool:
-    return size <= TINY or (masked and SMALL < size <= DOUBLE)
+def _in_double(size: int, may_miss: bool) -> bool:
+    return size <= TINY or (may_miss and SMALL < size <= DOUBLE)
 
 
 def _batch(values: Sequence[Any], dims: Sequence[Any], *, plan: Plan) -> tuple[list[jax.Array], list[int]]:
     ndim = max(v.ndim - (dim is not None) for v, dim in zip(values, dims, strict=True))
     moved = [v.reshape(v.shape[:1] + (1,) * (ndim + 1 - v.ndim) + v.shape[1:]) for v in lanes_first(values, dims)]
-    return _in_parts(*moved, plan=plan._replace(reduction=plan.reduction.behind_lanes())), [0, 0]
+    return _in_parts(*moved, plan=plan._replace(reduction=plan.reduction.behind_lanes())), [0, 0, 0]
 
 
 def _shapes(x: Shape, n: Shape, valid: Shape = (), *, plan: Plan) -> list[Shape]:
     # lanes may differ in their masks alone
-    return [np.broadcast_shapes(kept_shape(np.broadcast_shapes(x, valid), axes=plan.reduction.axes), n)] * 2
+    return [np.broadcast_shapes(kept_shape(np.broadcast_shapes(x, valid), axes=plan.reduction.axes), n)] * 3
 
 
 _in_parts: Deferred[list[jax.Array]] = Deferred(

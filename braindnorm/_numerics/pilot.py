@@ -16,7 +16,7 @@ from .axes import sum_groups
 from .barriers import unknown
 from .counts import Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
-from .moments import Reduction, anywhere, local_count, zero_masked
+from .moments import Reduction, anywhere, cleared, local_count
 from .sums import kept_shape, total
 
 # a mask leaves something of so many elements, in every group; of fewer it often leaves some group nothing
@@ -38,7 +38,7 @@ def _count(x: jax.Array, valid: jax.Array, reduction: Reduction) -> jax.Array:
 
 
 def _mean(x: jax.Array, valid: jax.Array, count: jax.Array, reduction: Reduction) -> jax.Array:
-    summed = total(zero_masked(x, valid), reduction.axes)
+    summed = total(cleared(x, valid), reduction.axes)
     if reduction.channel_axis is not None:
         summed = sum_groups(summed, reduction.channel_axis, reduction.num_groups)
     return summed / jnp.maximum(count, 1)
@@ -52,11 +52,11 @@ def _of_some(x: jax.Array, valid: jax.Array, *, reduction: Reduction) -> jax.Arr
     if is_constant(x.shape) and x.size <= TINY:
         return _of_all(x, valid, reduction=reduction)
     counts = reduction.counts
-    axis = pilot_axis(valid.shape, reduction.axes)
+    axis = pilot_axis(x.shape, valid.shape, reduction.axes)
     x_part, valid_part = (first_sixteenth(v, axis) for v in (x, valid))
     sizes = [x_part.shape[axis] for axis in reduction.axes]
     few = valid.shape[axis] != 1 and is_constant(sizes) and math.prod(sizes) < ENOUGH
-    if few or (counts is not None and counts.missed):
+    if few if counts is None else counts.missed:
         return _of_all(x, valid, reduction=reduction)
     of_part = reduction if counts is None else reduction._replace(counts=Counts(counts.part, counts.part))
     count_of_part = _count(x_part, valid_part, of_part)

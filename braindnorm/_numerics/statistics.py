@@ -11,7 +11,8 @@ from ..units import Mantissa
 from . import pilot
 from .axes import sum_groups
 from .barriers import fence, unknown
-from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
+from .counts import pilot_axis
+from .moments import at_least_one, choose, cleared, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Float, Mask, Statistic, Values
 from .sums import sizes_of_products, total, total_of_groups
@@ -35,9 +36,7 @@ def statistics_with_variance(
     if valid is not None and whole_groups(plan.reduction, valid.shape):
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid), size=x.size), None
-    centre = centre_of(plan, x, valid, n)
-    d = deviation(x, barrier(centre) if len(centre) > 1 else centre, valid)
-    var = mean_of(plan, d * d, n)
+    centre, var = centre_and_variance(plan, x, valid, n)
     centre, r = barrier((centre, _rstd_in_one_piece(plan, var + epsilon) if plan.unfenced else rstd(var, epsilon)))
     return centre, r, var
 
@@ -52,20 +51,28 @@ def _rstd_in_one_piece(plan: Plan, var: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(jnp.maximum(var, tiny) if plan.centred else (var + tiny + jnp.abs(var - tiny)) / 2)
 
 
-def centre_of(plan: Plan, x: Values, valid: Mask, n: Count) -> Centre:
-    """Return the parts of the mean, each the mean of what those before it leave."""
+def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[Centre, Statistic]:
+    """Return the parts of the mean, each the mean of what those before it leave, and the variance.
+
+    Where there are two parts, one pass gives the second and the variance: about a number that is near the mean, both
+    keep their digits.
+    """
     if plan.centring is Centring.NONE:
-        return ()
+        return (), mean_of(plan, deviation(x, (), valid) ** 2, n)
     if plan.centring is Centring.PILOT:
         first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
         first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))  # what is left then shows what is not
     else:
         first = mean_of(plan, deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
-        return (first,)
-    # behind a fence of their own for each use, or XLA would write the deviation to memory to share it
-    centre = fence((first,), size=x.size, unless=plan.unfenced)
-    return (*centre, mean_of(plan, deviation(x, centre, valid), n))
+        return (first,), mean_of(plan, deviation(x, (first,), valid) ** 2, n)
+    (first,) = fence((first,), size=x.size, unless=plan.unfenced)
+    d = deviation(x, (first,), valid)
+    rest = mean_of(plan, d, n)
+    var = mean_of(plan, d * d, n) - rest * rest
+    # a maximum halves the derivative where it is 0; a choice XLA would compute apart
+    positive = jnp.maximum(var, 0) if plan.unfenced else choose(var < 0, jax.lax.full_like(var, 0), var)
+    return (first, rest), positive
 
 
 def sum_of_parts(centre: Centre) -> Statistic:
@@ -80,7 +87,7 @@ def _pilot(plan: Plan, x: Values) -> Statistic:
     Any centre is exact. This one is off by at most four standard deviations, so a sum of what is left keeps its digits.
     """
     axes, channel = plan.reduction.axes, plan.reduction.channel_axis
-    some = pilot.first_sixteenth(jax.lax.stop_gradient(x), axes[0])
+    some = pilot.first_sixteenth(jax.lax.stop_gradient(x), pilot_axis(x.shape, (1,) * x.ndim, axes))
     n = math.prod(some.shape[axis] for axis in axes)
     if channel is None and n == 1:
         return some
@@ -98,7 +105,7 @@ def deviation(x: Values, centre: Centre, valid: Mask) -> Values:
     XLA for CPU adds what a choice returns in one pass; the mean it would first write to memory as often as x has rows.
     """
     if not centre:
-        return zero_masked(x, valid)
+        return cleared(x, valid)
     x = x if valid is None else choose(valid, x, centre[0])
     for part in centre:
         x = x - part

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,31 @@ def plain_sum(v: Values, *, axes: Axes) -> Statistic:
     return jnp.sum(v, axes, keepdims=True, dtype=v.dtype)
 
 
+def plain_count(v: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """Sum 0 and 1: XLA for CPU sums floats ten times as fast as integers along several axes, where they are exact."""
+    return _count(v, axes=tuple(axes), sum_over=plain_sum)
+
+
+def _count(v: jax.Array, *, axes: Axes, sum_over: Callable[..., jax.Array]) -> jax.Array:
+    most = math.prod(v.shape[axis] for axis in axes)
+    exact = isinstance(most, int) and most <= 2**24
+    return sum_over(v.astype(jnp.float32), axes=axes).astype(v.dtype) if exact else plain_sum(v, axes=axes)
+
+
+def _count_on_cpu(v: jax.Array, *, axes: Axes) -> jax.Array:
+    """Sum 0 and 1: as integers where XLA does not write what they are made of to memory first."""
+    long = [axis for axis in axes if v.shape[axis] != 1]
+    if is_constant(v.shape) and v.size > TINY:
+        before_few = len(long) == 1 and 1 < math.prod(v.shape[long[0] + 1 :]) < WIDE
+        if not before_few and (len(long) != 1 or v.shape[long[0]] > 32):
+            return _count(v, axes=axes, sum_over=sum_on_cpu)
+    return plain_sum(v, axes=axes)
+
+
 def sum_on_cpu(v: Values, *, axes: Axes) -> Statistic:
     """Sum as XLA for CPU does fastest without a loss of digits."""
+    if jnp.issubdtype(v.dtype, jnp.integer):
+        return _count_on_cpu(v, axes=axes)
     if not axes or not is_constant(v.shape) or axes != tuple(range(axes[0], axes[-1] + 1)):
         return plain_sum(v, axes=axes)
     rows, n = math.prod(v.shape[: axes[0]]), math.prod(v.shape[axis] for axis in axes)

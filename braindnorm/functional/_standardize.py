@@ -12,7 +12,7 @@ from .._numerics.axes import fit_parameter, leading_ones, split_channels
 from .._numerics.deferred import is_explicit
 from .._numerics.elementwise import elementwise
 from .._numerics.fused import fused_norm, fused_norm_with_moments
-from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
+from .._numerics.moments import Moments, Reduction, cleared, deviations, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
 from ..units import Dtype, Mantissa
@@ -188,7 +188,7 @@ def _fused(entry: Entry, spec: Standardization, scale: Parameter, bias: Paramete
     x, valid, constant, over, shape = entry.x, entry.valid, entry.constant, spec.reduction, entry.x.shape
     split = over.channel_axis is not None and not over.axes and over.num_groups > 1
     if over.channel_axis is not None and split:
-        x = zero_masked(x, valid)  # here, since jax_debug_nans looks at what a reshape returns, padding and all
+        x = cleared(x, valid)  # here, since jax_debug_nans looks at what a reshape returns, padding and all
         channel, groups = over.channel_axis - len(shape), over.num_groups
         x = split_channels(x, channel, groups)
         constant = split_channels(constant, channel, groups)

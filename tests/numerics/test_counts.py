@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from braindnorm import LayerNorm, cpu_kernels, functional, step_mask
-from braindnorm._numerics.counts import counts_of, sixteenth
+from braindnorm._numerics.counts import counts_of, pilot_axis, sixteenth
 from braindnorm.masks._align import align
 from tests.support import reference
 
@@ -48,6 +48,14 @@ def test_the_part_is_a_sixteenth_of_an_axis_that_the_mask_does_not_have() -> Non
     assert within is not None
     assert within.part.array.tolist() == [[[120, 160]]]
     assert not within.missed
+
+
+def test_the_part_is_of_the_axis_of_which_it_is_least() -> None:
+    """Of 8 trials of 1000 steps a sixteenth is taken of the steps: of the trials it would be half."""
+    assert pilot_axis((8, 1000, 3), (1, 1, 1), (0, 1)) == 1
+    assert pilot_axis((8, 1000, 3), (8, 1000, 1), (0, 1)) == 1
+    assert pilot_axis((8, 1000, 3), (1, 1000, 1), (0, 1)) == 0
+    assert pilot_axis((64, 128, 3), (1, 1, 1), (0, 1)) == 0
 
 
 def test_a_sixteenth_is_one_or_several_rows() -> None:

@@ -198,3 +198,21 @@ def test_symbolic_sizes(axes: Any) -> None:
     y, whole, _ = exported.call(x, mask)
     np.testing.assert_allclose(y, reference.layer_norm(x, axes, mask=mask), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole, reference.layer_norm(x, axes), rtol=1e-5, atol=1e-5)
+
+
+def test_counts_as_integers_and_as_floats() -> None:
+    """A mask is counted as whichever of them is sooner summed over its axes: one program has them all."""
+    rng = np.random.default_rng(0)
+    cases = [((40, 50), (0, 1)), ((70, 40), (0,)), ((90, 70), (1,)), ((300, 20), (1,)), ((6, 9, 80), (0, 1))]
+    masks = [rng.random(shape) < 0.6 for shape, _ in [*cases, ((3, 5000), (0,))]]
+    axes = [*(axes for _, axes in cases), (0,)]
+
+    def count(masks: list[Any]) -> list[Any]:
+        lanes = jax.vmap(lambda m: sums.total(m.astype(jnp.int32), (0,)))(masks[-2])
+        return [lanes, *(sums.total(m.astype(jnp.int32), over) for m, over in zip(masks, axes, strict=True))]
+
+    lanes, *found = jax.jit(count)(masks)
+    np.testing.assert_array_equal(lanes, masks[-2].sum(1, keepdims=True))
+    for counted, mask, over in zip(found, masks, axes, strict=True):
+        assert counted.dtype == jnp.int32
+        np.testing.assert_array_equal(counted, mask.sum(over, keepdims=True))
