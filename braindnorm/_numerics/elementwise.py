@@ -16,7 +16,7 @@ from ..units import Mantissa
 from .fused import Plan, Primals, value
 from .moments import local_count
 from .shapes import Mask, Parameter, Statistic, Values
-from .statistics import Count, statistics_with_variance
+from .statistics import Count, statistics_with_variance, sum_of_parts
 
 Rule = Callable[..., Any]
 
@@ -54,4 +54,4 @@ def _by_constants(
     """Return y, the count, the mean and the variance, by statistics of an `x` that is held."""
     centre, r, var = statistics_with_variance(plan, jax.lax.stop_gradient(x), valid, epsilon)
     count = local_count(x.shape, valid, plan.reduction, plan.dtype)
-    return value(plan, x, valid, scale, bias, centre, r), count, sum(centre[1:], centre[0]) if centre else None, var
+    return value(plan, x, valid, scale, bias, centre, r), count, sum_of_parts(centre) if centre else None, var

@@ -22,7 +22,7 @@ from .moments import choose, cleared, local_count, zero_masked
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
 from .shapes import Centre, Mask, Parameter, Statistic, Values
-from .statistics import Count, count_of, deviation, mean_of, statistics, statistics_with_variance
+from .statistics import Count, count_of, deviation, mean_of, statistics, statistics_with_variance, sum_of_parts
 from .sums import spread
 
 # of what fused_norm takes; what is None has no tangent
@@ -57,7 +57,7 @@ def fused_norm_with_moments(
     """Return y as :func:`fused_norm` does, and the count, the mean and the variance, without a gradient."""
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     count = local_count(x.shape, valid, plan.reduction, plan.dtype)
-    return _value_alone(plan, x, valid, scale, bias, centre, r), count, sum(centre[1:], centre[0]), var
+    return _value_alone(plan, x, valid, scale, bias, centre, r), count, sum_of_parts(centre), var
 
 
 @fused_norm_with_moments.defjvp
@@ -65,7 +65,7 @@ def _with_moments_jvp(plan: Plan, primals: Primals, tangents: Tangents) -> tuple
     x, valid, epsilon, scale, bias = primals
     plan = plan.with_derivatives()
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
-    moments = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0]), var
+    moments = local_count(x.shape, valid, plan.reduction, plan.dtype), sum_of_parts(centre), var
     y = value(plan, x, valid, scale, bias, centre, r)
     dx, _, deps, dscale, dbias = tangents
     dy = tangent(plan, (x, valid, centre, r, scale), (dx, deps, dscale, dbias))

@@ -131,25 +131,31 @@ def after(memory: Memory, span: Span) -> Memory:
     weight = jnp.exp(-span.rate)
     upper = jnp.round(2 * weight) / 2
     lower = jnp.where(upper == 1, jnp.expm1(-span.rate), weight - upper)
-    left = memory.count.value * weight
-    mean, between = _between(left, memory.mean, span)
+    gone = forgotten(memory, span.rate)
+    mean, between = _between(memory.count.value * weight, choose(gone, span.mean, memory.mean), span)
 
     def fade(earlier: TwoTerm, added: jax.Array) -> TwoTerm:
-        earlier = TwoTerm(jnp.where(left == 0, 0, earlier.value), jnp.where(left == 0, 0, earlier.rest))
+        earlier = TwoTerm(jnp.where(gone, 0, earlier.value), jnp.where(gone, 0, earlier.rest))
         now = TwoTerm(product(lower, earlier.value) + added, product(lower, earlier.rest))
         return plus(TwoTerm(upper * earlier.value, upper * earlier.rest), now)
 
     return Memory(fade(memory.count, span.count), mean, fade(memory.m2, span.m2 + between))
 
 
+def forgotten(memory: Memory, rate: jax.Array) -> jax.Array:
+    """Tell where nothing is left of a memory at such a rate: it is left out, not multiplied, as it may be NaN.
+
+    A weight that is too small for a float does not forget: a NaN is a NaN however long ago it came.
+    """
+    return jnp.isinf(rate) | (memory.count.value == 0)
+
+
 def _between(left: jax.Array, earlier: TwoTerm, span: Span) -> tuple[TwoTerm, jax.Array]:
     """Return the mean of what is left of the past and a span, and the sum of squares between the two.
 
     As in :func:`braindnorm._numerics.moments.merge`, but the mean goes from that of the larger part by the smaller's
-    share: so it is off by no more than a rounding of the standard deviation of both. What is forgotten is left out, not
-    multiplied: it may be NaN.
+    share: so it is off by no more than a rounding of the standard deviation of both.
     """
-    earlier = choose(left == 0, span.mean, earlier)
     both = left + span.count
     share = jnp.minimum(left, span.count) / jnp.where(both > 0, both, 1)
     step = minus(span.mean, earlier)

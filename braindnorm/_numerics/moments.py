@@ -222,6 +222,6 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def rstd(var: Statistic, epsilon: Mantissa) -> Statistic:
-    """Return 1/sqrt(var + epsilon), and 0 where that sum is 0: a constant group is then 0, not NaN."""
+    """Return 1/sqrt(var + epsilon), and 0 where that sum is 0: a constant group is then 0. What is NaN stays NaN."""
     total = var + epsilon
-    return jax.lax.rsqrt(choose(total > 0, total, jax.lax.full_like(total, jnp.inf)))
+    return jax.lax.rsqrt(choose(total <= 0, jax.lax.full_like(total, jnp.inf), total))

@@ -55,10 +55,12 @@ class _Weights(NamedTuple):
 def prefixes(steps: Steps, rate: Rate) -> Prefixes:
     """Return the moments of the steps up to each in its block, as (block, step of a block, ...), all of the same count.
 
-    What is not finite makes all NaN from there on. In the products it is 0 and counted, since 0 times NaN is NaN.
+    What is not finite makes all NaN from there on, however much of it is left, unless nothing is remembered. In the
+    products it is 0, since 0 times NaN is NaN.
     """
     m2 = steps.m2
     weights = _weights(rate, m2.shape[1], m2.dtype)
+    forgets = jnp.isinf(jnp.asarray(rate, m2.dtype))
 
     def column(v: jax.Array) -> jax.Array:
         return v.reshape(1, -1, *[1] * (m2.ndim - 2))
@@ -66,14 +68,22 @@ def prefixes(steps: Steps, rate: Rate) -> Prefixes:
     later, earlier = (TwoTerm(*(v[:, part] for v in steps.mean)) for part in (slice(1, None), slice(-1)))
     gap = _product(weights.before, jnp.nan_to_num(minus(later, earlier)))
     above = product(jnp.broadcast_to(column(weights.kept), m2.shape), gap)
-    summed, broken = _finite_product(weights.fading, m2 + steps.count * above * gap)
+    own = m2 + steps.count * above * gap
+    finite = jnp.isfinite(own)
     return Prefixes(
         jnp.where(steps.count > 0, column(weights.rate), 0),
         steps.count * column(weights.total),
         steps.mean,
-        jnp.where(broken, jnp.nan, above),
-        jnp.where(broken, jnp.nan, summed),
+        jnp.where(_from_first(~jnp.isfinite(steps.mean.value), forgets), jnp.nan, above),
+        jnp.where(_from_first(~finite, forgets), jnp.nan, _product(weights.fading, jnp.where(finite, own, 0))),
     )
+
+
+def _from_first(broken: jax.Array, forgets: jax.Array) -> jax.Array:
+    """Tell which steps of a block are broken, or come after one that is: if each forgets, only those."""
+    step = jax.lax.broadcasted_iota(jnp.int32, broken.shape, 1)
+    first = jnp.min(jnp.where(broken, step, broken.shape[1]), 1, keepdims=True)
+    return jnp.where(forgets, broken, step >= first)
 
 
 def _weights(rate: Rate, length: int, dtype: Dtype) -> _Weights:
@@ -108,13 +118,3 @@ def _product(weights: jax.Array, v: jax.Array) -> jax.Array:
         one: jax.Array = jnp.tensordot(weights, v[0], 1, precision=highest)
         return one[None]
     return jnp.moveaxis(jnp.tensordot(v, weights, ((1,), (1,)), precision=highest), -1, 1)
-
-
-def _finite_product(weights: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the product with what is finite, and where anything else has a weight: as two halves of one product."""
-    both = jnp.expand_dims(v, 2)
-    half = jax.lax.broadcasted_iota(jnp.int32, (*v.shape[:2], 2, *v.shape[2:]), 2)
-    finite = jnp.isfinite(both)
-    halves = jnp.where(half == 0, jnp.where(finite, both, 0), jnp.where(finite, 0, jnp.ones_like(both)))
-    found, broken = jnp.moveaxis(_product(weights, halves), 2, 0)
-    return found, broken > 0

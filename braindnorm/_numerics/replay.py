@@ -7,7 +7,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from .memory import Memory, Now, Rate, Span, Steps, after, now_at, span_of
+from .memory import Memory, Now, Rate, Span, Steps, after, forgotten, now_at, span_of
 from .prefixes import Prefixes, prefixes
 from .two_term import minus, plus, single
 
@@ -61,18 +61,18 @@ def _parts(memory: Memory, steps: Steps, rate: Rate) -> tuple[Memory, Prefixes]:
 def _onto(memory: Memory, within: Prefixes) -> Now:
     """Return the memory after steps that follow it.
 
-    Its mean goes from that of the larger part by the smaller's share. What is forgotten is left out: it may be NaN.
+    Its mean goes from that of the larger part by the smaller's share.
     """
     weight = jnp.exp(-within.rate)
     left = memory.count.value * weight
-    some = left != 0
+    gone = forgotten(memory, within.rate)
     count = left + within.count
     share = jnp.minimum(left, within.count) / jnp.where(count > 0, count, 1)
     above_memory = minus(within.step, memory.mean)
-    gap = jnp.where(some, above_memory - within.above, 0)
+    gap = jnp.where(gone, 0, above_memory - within.above)
     above = jnp.where(left > within.count, above_memory - share * gap, within.above + share * gap)
     between = share * jnp.maximum(left, within.count) * gap * gap
-    m2 = within.m2 + jnp.where(some, memory.m2.value * weight, 0) + between
+    m2 = within.m2 + jnp.where(gone, 0, memory.m2.value * weight) + between
     return Now(Memory(single(count), plus(within.step, single(-above)), single(m2)), above)
 
 

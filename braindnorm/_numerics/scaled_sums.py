@@ -60,8 +60,11 @@ class Powers(NamedTuple):
 
 @jax.custom_jvp
 def rectified(x: Values) -> Values:
-    """Return `x`, and 0 where it is negative, with a slope of 0 at 0: that of ``maximum`` is a half."""
-    return jnp.maximum(x, 0)
+    """Return `x`, and 0 where it is negative, with a slope of 0 at 0.
+
+    XLA for CPU loses what is NaN in a maximum that it adds up.
+    """
+    return choose(x < 0, jnp.zeros_like(x), x)
 
 
 @rectified.defjvp

@@ -37,13 +37,18 @@ def statistics_with_variance(
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid), size=x.size), None
     centre, var = centre_and_variance(plan, x, valid, n)
-    centre, r = barrier((centre, _rstd_in_one_piece(var + epsilon) if plan.unfenced else rstd(var, epsilon)))
+    centre, r = barrier((centre, _rstd_in_one_piece(plan, var + epsilon) if plan.unfenced else rstd(var, epsilon)))
     return centre, r, var
 
 
-def _rstd_in_one_piece(var: jax.Array) -> jax.Array:
-    """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean."""
-    return jax.lax.rsqrt(jnp.maximum(var, np.finfo(var.dtype).tiny))
+def _rstd_in_one_piece(plan: Plan, var: jax.Array) -> jax.Array:
+    """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean.
+
+    In a maximum XLA for CPU may lose what is NaN, which without a mean nothing else shows. There the larger of two
+    numbers is taken by their sum and difference.
+    """
+    tiny = np.finfo(var.dtype).tiny
+    return jax.lax.rsqrt(jnp.maximum(var, tiny) if plan.centred else (var + tiny + jnp.abs(var - tiny)) / 2)
 
 
 def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[Centre, Statistic]:
@@ -56,6 +61,7 @@ def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[C
         return (), mean_of(plan, deviation(x, (), valid) ** 2, n)
     if plan.centring is Centring.PILOT:
         first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
+        first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))  # what is left then shows what is not
     else:
         first = mean_of(plan, deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
@@ -67,6 +73,12 @@ def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[C
     # a maximum halves the derivative where it is 0; a choice XLA would compute apart
     positive = jnp.maximum(var, 0) if plan.unfenced else choose(var < 0, jax.lax.full_like(var, 0), var)
     return (first, rest), positive
+
+
+def sum_of_parts(centre: Centre) -> Statistic:
+    """Return the mean of which these are the parts: where x is infinite so is the first, and the others are NaN."""
+    near, *left = centre
+    return choose(jnp.isfinite(near), sum(left, near), near)
 
 
 def _pilot(plan: Plan, x: Values) -> Statistic:

@@ -13,7 +13,7 @@ from .._numerics import fused
 from .._numerics.moments import local_count
 from .._numerics.plan import Plan
 from .._numerics.shapes import Centre, Mask, Parameter, Values
-from .._numerics.statistics import statistics_with_variance
+from .._numerics.statistics import statistics_with_variance, sum_of_parts
 from ..units import Dtype, Mantissa
 from . import _calls
 from ._calls import Constants, Inputs, Kept, Results
@@ -97,7 +97,8 @@ def _normalized_with_moments_jvp(plan: Plan, primals: Operands, tangents: Sequen
 def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> Results:
     """Return the count, the mean and the variance of each column."""
     mean, rest, _, var, count = split_statistics(plan.reduction, kept, x.ndim)
-    return local_count(x.shape, None, plan.reduction, plan.dtype) if valid is None else count, mean + rest, var
+    count = local_count(x.shape, None, plan.reduction, plan.dtype) if valid is None else count
+    return count, sum_of_parts((mean, rest)), var
 
 
 def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:

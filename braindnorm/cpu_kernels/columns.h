@@ -22,6 +22,18 @@ struct Moments {
 template <class M>
 constexpr bool kOfEach = std::is_same_v<M, Mask<true>>;
 
+// What is not finite is 0.
+template <class V>
+BRAINDNORM_INLINE inline V finite(V v) {
+  return v - v == 0 ? v : V{};
+}
+
+// A mean that a step brings nearer to another one: where one of the two is not finite, their sum, which is neither.
+template <class V>
+BRAINDNORM_INLINE inline V moved(V mean, V other, V step) {
+  return mean + (step - step == 0 ? step : other);
+}
+
 // Chan, Golub and LeVeque 1979.
 template <bool kEach>
 void merge(const Moments &to, const Moments &from, int64_t width) {
@@ -30,7 +42,7 @@ void merge(const Moments &to, const Moments &from, int64_t width) {
       if (from.count[c] == 0) continue;
       const double n = to.count[c] + from.count[c], share = from.count[c] / n, step = from.mean[c] - to.mean[c];
       const double apart = to.count[c] == 0 ? 0 : step * step * (to.count[c] * share);
-      to.count[c] = n, to.mean[c] += step * share, to.m2[c] += from.m2[c] + apart;
+      to.count[c] = n, to.mean[c] = moved(to.mean[c], from.mean[c], step * share), to.m2[c] += from.m2[c] + apart;
     }
   } else if (to.count[0] == 0) {
     to.count[0] = from.count[0];
@@ -40,7 +52,7 @@ void merge(const Moments &to, const Moments &from, int64_t width) {
     to.count[0] = n;
     each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
       const auto step = at.get(from.mean) - at.get(to.mean);
-      at.put(to.mean, at.get(to.mean) + step * share);
+      at.put(to.mean, moved(at.get(to.mean), at.get(from.mean), step * share));
       at.put(to.m2, at.get(to.m2) + at.get(from.m2) + step * step * weight);
     });
   }
@@ -131,7 +143,7 @@ void moments_of(const Part &part, const X *x, M mask, const Scratch<A> &scratch,
       sums_about(some, part, x, within, pivot, sum, square, count);
       moments_by_sums<kEach>(block, part.width, some.count, pivot, sum, square, count);
     }
-    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.narrowed(pivot, at.get(block.mean)); });
+    each<double, 1>(part.width, [&](auto at) BRAINDNORM_INLINE { at.narrowed(pivot, finite(at.get(block.mean))); });
     sums_about(rows, part, x, within, pivot, sum, square, count);
     moments_by_sums<kEach>(block, part.width, rows.count, pivot, sum, square, count);
     merge<kEach>(found, block, part.width);
@@ -146,7 +158,7 @@ void keep(const Moments &found, int64_t width, A epsilon, const Kept<A> &kept) {
   each<double, 1>(width, [&](auto at) BRAINDNORM_INLINE {
     using V = typename decltype(at)::Value;
     at.narrowed(kept.mean, at.get(found.mean));
-    at.narrowed(kept.rest, at.get(found.mean) - at.widened(kept.mean));
+    at.narrowed(kept.rest, finite(at.get(found.mean) - at.widened(kept.mean)));
     const auto n = kEach ? at.get(found.count) : V{} + all;
     at.narrowed(kept.count, n);
     at.narrowed(kept.var, at.get(found.m2) * (kEach ? 1 / (n < 1 ? V{} + 1 : n) : V{} + share));
@@ -154,8 +166,8 @@ void keep(const Moments &found, int64_t width, A epsilon, const Kept<A> &kept) {
   each<A, 1>(width, [&](auto at) BRAINDNORM_INLINE {
     using V = typename decltype(at)::Value;
     const auto total = at.get(kept.var) + epsilon;
-    const auto r = 1 / root(total > 0 ? total : V{} + 1);
-    at.put(kept.rstd, (total > 0) & (at.get(kept.count) > 0) ? r : V{});
+    const auto r = 1 / root(total <= 0 ? V{} + 1 : total);
+    at.put(kept.rstd, (total <= 0) | (at.get(kept.count) <= 0) ? V{} : r);
   });
 }
 

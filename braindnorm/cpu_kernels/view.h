@@ -46,7 +46,7 @@ struct Statistics {
 template <class V, class A>
 BRAINDNORM_INLINE inline V rstd_of(V variance, A epsilon) {
   const V total = variance + epsilon, r = 1 / root(total);
-  return total > 0 ? r : V{};
+  return total <= 0 ? V{} : r;  // NaN stays what it is
 }
 
 // Mean, rest and rstd of each group, one after another.

@@ -51,7 +51,7 @@ def divisive_norm(
         The drive D, of any shape. What is negative counts as 0, unless `rectify` is False.
     sigma : array_like or Quantity
         The semi-saturation constant, 0 or larger, in the unit of the drive (a plain number is in that unit), broadcast
-        from the right.
+        from the right. What a compiled function learns to be negative only when it runs makes the response NaN.
     gamma : array_like or Quantity
         The gain, in the output's unit, broadcast from the right.
     exponent : float

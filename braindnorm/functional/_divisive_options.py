@@ -33,14 +33,16 @@ def real_parameter(value: QuantityLike | None, option: str) -> QuantityLike:
 
 
 def not_negative(sigma: Mantissa, value: QuantityLike) -> Mantissa:
-    """Return sigma, which was read from `value`.
+    """Return sigma, which was read from `value`. Where it is known only when the program runs, NaN if it is negative.
 
     Raises
     ------
     OptionError
         If it is negative or not finite.
     """
-    if not isinstance(sigma, jax.core.Tracer) and not (np.isfinite(sigma) & (np.asarray(sigma) >= 0)).all():
+    if isinstance(sigma, jax.core.Tracer):
+        return jnp.where(sigma < 0, jnp.nan, sigma)
+    if not (np.isfinite(sigma) & (np.asarray(sigma) >= 0)).all():
         raise OptionError(f"sigma must be finite, zero or larger; got {value!r}.")
     return sigma
 

@@ -52,12 +52,12 @@ def enter_drive(
     kind, weights = read_pool(pool)
     gain, added = real_parameter(gamma, "gamma"), real_parameter(sigma, "sigma")
     entry = enter(x, {"gamma": gain}, options, {"sigma": added})
-    not_negative(entry.input_parameters["sigma"], added)
+    added = not_negative(entry.input_parameters["sigma"], added)
     shape, dtype = entry.x.shape, entry.dtype
     reduction = counted(reduction_over(shape, pool_axes, options, option="pool_axes"), shape, entry.constant)
     plain_sigma, plain_gamma = (
         fit_parameter(value, shape, option=option).astype(dtype)
-        for option, value in {**entry.input_parameters, **entry.parameters}.items()
+        for option, value in {"sigma": added, **entry.parameters}.items()
         if value is not None
     )
     matrix = None if weights is None else _fit_weights(weights, shape, reduction).astype(dtype)

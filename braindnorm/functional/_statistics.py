@@ -14,6 +14,7 @@ from .._numerics.collectives import AxisName
 from .._numerics.mean_and_variance import mean_and_variance
 from .._numerics.moments import Reduction, deviations, local_count, zero_masked
 from .._numerics.plan import plan_for
+from .._numerics.statistics import sum_of_parts
 from ..units import MaskLike, QuantityLike, Result, Unit
 from ._arguments import norm_function
 from ._enter import Entry, NormOptions, enter
@@ -104,5 +105,5 @@ def _moments_of(entry: Entry, reduction: Reduction) -> Observed:
             x.shape, x.dtype, mask_shape, over, centred=True, compensated=False, dtype=entry.dtype
         ).with_derivatives()
         centre, var = mean_and_variance(plan, x, valid)
-        count, mean = local_count(x.shape, valid, plan.reduction, plan.dtype), sum(centre[1:], centre[0])
+        count, mean = local_count(x.shape, valid, plan.reduction, plan.dtype), sum_of_parts(centre)
     return Observed(jnp.broadcast_to(count, mean.shape), mean, var)

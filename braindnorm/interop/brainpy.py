@@ -35,14 +35,16 @@ def from_brainpy(module: Foreign, **options: Any) -> LayerNorm | GroupNorm | Bat
     Raises
     ------
     ConversionError
-        If it is of another class, or a batch norm reduces other axes than all but the channels, or has an `axis_name`.
+        If it is of another class, an `in_size` does not end with the axes that a LayerNorm normalizes, or a batch norm
+        reduces other axes than all but the channels, or has an `axis_name`.
     PackageError
         If brainpy is not installed.
     """
     dnn = package("brainpy").dnn
     arguments: dict[str, Any]
     if type(module) is dnn.LayerNorm:
-        learn, arguments = module.elementwise_affine, trailing(module, module.normalized_shape)
+        learn = module.elementwise_affine
+        arguments = trailing(module, module.normalized_shape, options.pop("in_size", None))
     elif type(module) in (dnn.GroupNorm, dnn.InstanceNorm):
         learn, arguments = module.affine, {"in_size": module.num_channels, "num_groups": module.num_groups}
     else:

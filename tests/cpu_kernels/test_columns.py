@@ -201,3 +201,49 @@ def test_where_columns_have_no_kernels() -> None:
     y, statistics = jax.jit(norm)(divided)
     close(y, value, 2e-6)
     close(statistics.mean, mean, 1e-6)
+
+
+@pytest.mark.parametrize("mask", ["none", "rows", "each"])
+def test_what_is_not_finite_is_kept_and_shown_as_without_kernels(mask: str) -> None:
+    """Beside float64 numpy: the mean of a column with inf is inf, its variance and all of y are NaN."""
+    x = np.random.default_rng(0).normal(size=(700, 12)).astype(np.float32)
+    for channel, values in enumerate([(np.nan,), (np.inf,), (-np.inf,), (np.inf, -np.inf), (np.inf, np.nan)]):
+        x[[0, 690][: len(values)], channel] = values
+    x[[300, 690], 6] = np.inf
+    valid = np.broadcast_to(True if mask == "none" else mask_of(mask, x.shape), x.shape) | ~np.isfinite(x)
+    if mask == "rows":
+        valid = np.broadcast_to(valid.any(1, keepdims=True), x.shape)
+    wide = np.where(valid, x.astype(float), 0)
+    with np.errstate(invalid="ignore"):
+        mean = wide.sum(0) / valid.sum(0)
+        var = np.where(valid, (x - mean) ** 2, 0).sum(0) / valid.sum(0)
+    given = None if mask == "none" else valid[:, :1] if mask == "rows" else valid
+    for fast in (True, False):
+
+        def run(x: Any, fast: bool = fast) -> Any:
+            return functional.batch_norm(x, mask=given, use_fast_variance=fast), functional.moments(x, 0, mask=given)
+
+        found = [jax.jit(run)(x)]
+        with cpu_kernels.disabled():
+            found.append(jax.jit(partial(run))(x))
+        for (y, kept), moments in found:
+            assert np.array_equal(np.isnan(y), np.isnan(var) & valid)
+            for one in (kept, moments):
+                assert np.allclose(one.mean, mean, atol=1e-6, equal_nan=True)
+                assert np.allclose(one.var, var, atol=1e-5, equal_nan=True)
+
+
+def test_nan_is_seen_in_all_of_its_group_without_a_mean() -> None:
+    """A row or column of RMSNorm; one with inf is 0 beside it, as inf is the root of its mean square."""
+    x = np.random.default_rng(0).normal(size=(300, 36)).astype(np.float32)
+    x[2, 1], x[5, 7] = np.nan, np.inf
+    for axis in (0, 1):
+        with np.errstate(invalid="ignore"):
+            expected = x / np.sqrt((x.astype(float) ** 2).mean(axis, keepdims=True) + 1e-6)
+
+        def run(x: Any, axis: int = axis) -> Any:
+            return functional.rms_norm(x, reduction_axes=axis)
+
+        assert np.allclose(jax.jit(run)(x), expected, atol=1e-5, equal_nan=True)
+        with cpu_kernels.disabled():
+            assert np.allclose(jax.jit(partial(run))(x), expected, atol=1e-5, equal_nan=True)

@@ -217,6 +217,31 @@ def test_a_reset_forgets_even_a_nan(clock: str) -> None:
     assert np.isfinite(broken[:, 1:]).all()
 
 
+@pytest.mark.parametrize(("kind", "decay"), [("LayerNorm", 0.01), ("LayerNorm", 0.0)])
+def test_what_is_not_finite_is_never_forgotten(kind: str, decay: float) -> None:
+    """However small its weight: unless nothing is remembered at all, or the trial begins anew."""
+    steps = 1100
+    x = np.random.default_rng(0).normal(size=(steps, TRIALS, CHANNELS)).astype(np.float32)
+    x[40, 0, 1], x[600, 1, 2] = np.nan, np.inf
+    mask = np.random.default_rng(1).random(x.shape) > 0.3
+    mask[40, 0, 1] = mask[600, 1, 2] = True
+    mask[41:45] = False
+    reset = np.zeros((steps, TRIALS), bool)
+    reset[900, 0] = True
+    everywhere = Trials(x, np.ones_like(mask), np.zeros_like(reset), decay)
+    norm = over_time(kind, decay)
+    for trials in (everywhere, Trials(x, mask, reset, decay)):
+        broken = np.zeros((steps, TRIALS, 1), bool)
+        last = 40 if decay == 0 else 900 if trials.reset.any() else steps
+        broken[40 : last + (decay == 0), 0] = broken[600 : 601 if decay == 0 else steps, 1] = True
+        plain = trials is everywhere
+        run = jit(lambda x: norm.update_sequence(x)) if plain else jit(lambda x, t=trials: whole(norm, x, t))
+        norm.reset_state()
+        for y in (stepped(norm, x, trials), (norm.reset_state(), run(x))[1]):
+            assert np.array_equal(np.isnan(y), broken & trials.mask)
+            assert np.array_equal(np.isnan(norm.statistics.var), broken[-1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sequence_goes_on_where_the_last_step_was(kind: str) -> None:
     with float64():

@@ -265,6 +265,24 @@ def test_sharded_equals_whole(pool, groups):
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_drive_that_is_not_finite_is_seen_in_large_arrays(bad: float) -> None:
+    """XLA for CPU loses NaN in the sum of a maximum."""
+    drive = np.random.default_rng(0).normal(size=(600, 3, 4)).astype(np.float32)
+    drive[11, 1, 2] = bad
+    expected = np.zeros(drive.shape, bool)
+    expected[11, 1] = True
+    for options in ({}, {"pool": "sum"}, {"sigma": np.ones_like(drive)}):
+        assert np.array_equal(np.isnan(divisive_norm(drive, **options)), expected)
+
+
+def test_a_negative_sigma_that_is_known_too_late() -> None:
+    drive = np.array([1.0, 3.0, -1.0])
+    found = np.asarray(jax.jit(lambda s: divisive_norm(drive, s, exponent=2, pool="sum"))(np.array([1.0, -1.0, 0.0])))
+    assert np.isnan(found[1])
+    np.testing.assert_allclose(found[::2], [1 / 11, 0], rtol=1e-6)
+
+
 def test_transforms_agree():
     norm = DivisiveNorm(5, sigma=1.5, exponent=1.5)
     direct = norm(DRIVE)

@@ -67,3 +67,7 @@ def test_what_brainpy_lacks_is_named(layer: LayerNorm, message: str) -> None:
 def test_other_classes_are_refused() -> None:
     with pytest.raises(ConversionError, match=r"takes BatchNorm1d, .*, GroupNorm, InstanceNorm, LayerNorm"):
         from_brainpy(brainpy.dnn.Dense(8, 8, mode=bm.training_mode))
+    norm = brainpy.dnn.LayerNorm(8, mode=bm.training_mode)
+    assert from_brainpy(norm, in_size=(3, 8)).in_size == (3, 8)
+    with pytest.raises(ConversionError, match=r"normalizes axes of shape \(8,\), but in_size=\(4,\)"):
+        from_brainpy(norm, in_size=4)
