@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from ..units import Mantissa, Shape
 from .axes import is_trailing, leading_ones
 from .barriers import fence
-from .moments import choose, cleared, local_count, zero_masked
+from .cleared import cleared
+from .moments import choose, local_count, zero_masked
 from .plan import Plan as Plan  # to be imported from here too
 from .products import outer, times
 from .shapes import Centre, Mask, Parameter, Statistic, Values

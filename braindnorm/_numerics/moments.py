@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from ..units import DtypeLike, Mantissa
 from .axes import one_of_each_group, sum_groups
-from .barriers import unknown
 from .collectives import AxisName, sum_devices, varying
 from .counts import Counts
 from .deferred import is_explicit
@@ -119,27 +118,6 @@ def zero_masked(x: Values, valid: Mask) -> Values:
     if is_explicit(x) or is_explicit(valid):  # a number brings the mask to the sharding of x
         return jnp.where(valid, x, 0)
     return choose(valid, x, jax.lax.full_like(x, 0))
-
-
-def cleared(x: Values, valid: Mask) -> Values:
-    """Return the same by bits: what XLA for CPU chooses of numbers in memory it loads one by one, in twice the time."""
-    if valid is None or x.dtype.itemsize != 4:
-        return zero_masked(x, valid)
-    by_bits: jax.Array = _by_bits(x, valid)
-    return by_bits
-
-
-@jax.custom_jvp
-def _by_bits(x: jax.Array, valid: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32) & -unknown(valid).astype(jnp.int32)
-    return jax.lax.bitcast_convert_type(bits, x.dtype)
-
-
-@_by_bits.defjvp
-def _by_bits_jvp(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, object]
-) -> tuple[jax.Array, jax.Array]:
-    return _by_bits(*primals), zero_masked(tangents[0], primals[1])
 
 
 def choose(where: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:

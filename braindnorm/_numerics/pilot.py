@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from ..units import Shape
 from .axes import sum_groups
 from .barriers import unknown
+from .cleared import cleared
 from .counts import LEAST, Counts, pilot_axis, sixteenth
 from .deferred import TINY, Deferred, is_constant, lanes_first, no_derivative
-from .moments import Reduction, anywhere, cleared, local_count
+from .moments import Reduction, anywhere, local_count
 from .sums import kept_shape, total
 
 # a mask leaves something of so many elements, in every group; of fewer it often leaves some group nothing

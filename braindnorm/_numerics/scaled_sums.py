@@ -58,19 +58,12 @@ class Powers(NamedTuple):
         return rectified(x) if self.rectify else jnp.abs(x)
 
 
-@jax.custom_jvp
 def rectified(x: Values) -> Values:
-    """Return `x`, and 0 where it is negative, with a slope of 0 at 0.
+    """Return `x`, and 0 where it is negative, with a slope of 0 at 0: that of a maximum is a half.
 
     XLA for CPU loses what is NaN in a maximum that it adds up.
     """
-    return choose(x < 0, jnp.zeros_like(x), x)
-
-
-@rectified.defjvp
-def _rectified_jvp(primals: tuple[Values], tangents: tuple[Values]) -> tuple[Values, Values]:
-    (x,), (dx,) = primals, tangents
-    return rectified(x), choose(x <= 0, jnp.zeros_like(dx), dx)
+    return choose(x <= 0, jnp.zeros_like(x), x)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -11,8 +11,9 @@ from ..units import Mantissa
 from . import pilot
 from .axes import sum_groups
 from .barriers import fence, unknown
+from .cleared import cleared
 from .counts import pilot_axis
-from .moments import at_least_one, choose, cleared, local_count, rstd, whole_groups, zero_masked
+from .moments import at_least_one, choose, local_count, rstd, whole_groups, zero_masked
 from .plan import Centring, Plan
 from .shapes import Centre, Float, Mask, Statistic, Values
 from .sums import sizes_of_products, total, total_of_groups
@@ -37,18 +38,16 @@ def statistics_with_variance(
         # a group that is masked as a whole is all 0 now, and so are its deviations
         x, valid = fence(zero_masked(x, valid), size=x.size), None
     centre, var = centre_and_variance(plan, x, valid, n)
-    centre, r = barrier((centre, _rstd_in_one_piece(plan, var + epsilon) if plan.unfenced else rstd(var, epsilon)))
+    centre, r = barrier((centre, _rstd_in_one_piece(var + epsilon) if plan.unfenced else rstd(var, epsilon)))
     return centre, r, var
 
 
-def _rstd_in_one_piece(plan: Plan, var: jax.Array) -> jax.Array:
+def _rstd_in_one_piece(var: jax.Array) -> jax.Array:
     """Return 1/sqrt(var) without a choice, which XLA would compute apart: where it is 0, so is x - mean.
 
-    In a maximum XLA for CPU may lose what is NaN, which without a mean nothing else shows. There the larger of two
-    numbers is taken by their sum and difference.
+    Nor is there a maximum, in which XLA for CPU loses what is NaN.
     """
-    tiny = np.finfo(var.dtype).tiny
-    return jax.lax.rsqrt(jnp.maximum(var, tiny) if plan.centred else (var + tiny + jnp.abs(var - tiny)) / 2)
+    return jax.lax.rsqrt(var + np.finfo(var.dtype).tiny)
 
 
 def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[Centre, Statistic]:
@@ -70,8 +69,8 @@ def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[C
     d = deviation(x, (first,), valid)
     rest = mean_of(plan, d, n)
     var = mean_of(plan, d * d, n) - rest * rest
-    # a maximum halves the derivative where it is 0; a choice XLA would compute apart
-    positive = jnp.maximum(var, 0) if plan.unfenced else choose(var < 0, jax.lax.full_like(var, 0), var)
+    # below 0 it is the rounding of 0; a choice XLA would compute apart
+    positive = jnp.abs(var) if plan.unfenced else choose(var < 0, jax.lax.full_like(var, 0), var)
     return (first, rest), positive
 
 

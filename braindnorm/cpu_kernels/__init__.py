@@ -167,28 +167,39 @@ def in_force() -> bool:
 
 
 def rule_for(
-    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+    plan: Plan,
+    x: jax.Array,
+    valid: jax.Array | None,
+    epsilon: Mantissa,
+    *parameters: jax.Array | None,
+    constant: bool = False,
 ) -> Callable[..., jax.Array] | None:
     """Return the rule with kernels, to be called as the plain one, if they are in use and fit; else None.
 
-    It starts JAX's backend. Sizes that are symbols go the plain way.
+    With `constant` it is that whose statistics are constants to every derivative. It starts JAX's backend. Sizes that
+    are symbols go the plain way.
     """
     if not _can(plan, x, valid, epsilon, *parameters):
         return None
-    from ._rule import kernel_norm
+    from ._rule import kernel_norm, kernel_norm_elementwise
 
-    return kernel_norm
+    return kernel_norm_elementwise if constant else kernel_norm
 
 
 def rule_with_moments_for(
-    plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None
+    plan: Plan,
+    x: jax.Array,
+    valid: jax.Array | None,
+    epsilon: Mantissa,
+    *parameters: jax.Array | None,
+    constant: bool = False,
 ) -> Callable[..., tuple[jax.Array, ...]] | None:
     """Return the same for the rule that returns the moments too, which is there for columns alone."""
     if not are_columns(plan.reduction, x.ndim) or not _can(plan, x, valid, epsilon, *parameters):
         return None
-    from ._rule import kernel_norm_with_moments
+    from ._rule import kernel_norm_elementwise_with_moments, kernel_norm_with_moments
 
-    return kernel_norm_with_moments
+    return kernel_norm_elementwise_with_moments if constant else kernel_norm_with_moments
 
 
 def _can(plan: Plan, x: jax.Array, valid: jax.Array | None, epsilon: Mantissa, *parameters: jax.Array | None) -> bool:

@@ -38,6 +38,23 @@ def kernel_norm_with_moments(
     return _normalized_with_moments(plan, *_whole_operands(plan, x, valid, epsilon, scale, bias))
 
 
+def kernel_norm_elementwise(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> Values:
+    """Return y by statistics that are constants to every derivative."""
+    x, valid, *shared = _whole_operands(plan, x, valid, epsilon, scale, bias)
+    return _value_elementwise(plan, (x, valid), (shared[0], shared[1], shared[2]))[0]
+
+
+def kernel_norm_elementwise_with_moments(
+    plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
+) -> Results:
+    """Return the same of columns, and their count, mean and variance."""
+    x, valid, *shared = _whole_operands(plan, x, valid, epsilon, scale, bias)
+    y, kept = _value_elementwise(plan, (x, valid), (shared[0], shared[1], shared[2]))
+    return y, *_moments(plan, kept, x, valid)
+
+
 def _whole_operands(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
 ) -> Operands:
@@ -101,10 +118,10 @@ def _moments(plan: Plan, kept: jax.Array, x: jax.Array, valid: Mask) -> Results:
     return count, sum_of_parts((mean, rest)), var
 
 
-def _plain_value(plan: Plan, rows: Inputs, shared: Constants) -> Results:
+def _plain_value(plan: Plan, rows: Inputs, shared: Constants, *, constant: bool = False) -> Results:
     (x, valid), (epsilon, scale, bias) = rows, shared
     plan = plan.with_derivatives()
-    centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
+    centre, r, var = statistics_with_variance(plan, jax.lax.stop_gradient(x) if constant else x, valid, epsilon)
     y = fused.value(plan, x, valid, scale, bias, centre, r)
     parts = [*centre, *[jnp.zeros_like(r)] * (2 - len(centre)), r]
     if not are_columns(plan.reduction, x.ndim):
@@ -161,6 +178,9 @@ def _transposed(plan: Plan, rows: Kept, shared: Moving, cotangents: list[jax.Arr
 
 _value_alone = WithKernel("braindnorm_value_alone", _plain_value_alone, _calls.value_alone, fold=_fold)
 _value = WithKernel("braindnorm_value", _plain_value, _calls.value, fold=_fold)
+_value_elementwise = WithKernel(
+    "braindnorm_value_elementwise", functools.partial(_plain_value, constant=True), _calls.value, fold=_fold
+)
 _tangent = WithKernel("braindnorm_tangent", _plain_tangent, transposed=_transposed, fold=_fold)
 _gradient = WithKernel("braindnorm_gradient", _plain_gradient, _calls.gradient)
 _gradient_of_parameters: WithKernel[Kept, tuple[jax.Array]] = WithKernel(

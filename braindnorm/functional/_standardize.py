@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from .. import cpu_kernels, units
 from .._numerics.axes import fit_parameter, leading_ones, split_channels
+from .._numerics.cleared import cleared
 from .._numerics.deferred import is_explicit
-from .._numerics.elementwise import elementwise
+from .._numerics.elementwise import elementwise_norm, elementwise_norm_with_moments
 from .._numerics.fused import fused_norm, fused_norm_with_moments
-from .._numerics.moments import Moments, Reduction, cleared, deviations, rstd, zero_masked
+from .._numerics.moments import Moments, Reduction, deviations, rstd, zero_masked
 from .._numerics.plan import Plan, plan_for
 from .._numerics.shapes import Float, Mask, Parameter, Values
 from ..units import Dtype, Mantissa
@@ -98,9 +99,11 @@ def standardize_and_keep(entry: Entry, spec: Standardization) -> tuple[jax.Array
     if _local(entry.x, spec):
         over = on_one_device(spec.reduction, entry.x.shape, entry.constant)
         plan, *arguments = _arguments(entry.x, entry.valid, over, spec, entry.dtype, *fitted)
-        rule = cpu_kernels.rule_with_moments_for(plan, entry.x, entry.valid, spec.epsilon, *fitted)
-        rule = _rule(rule or fused_norm_with_moments, spec, moments=True)
-        y, count, mean, var = _compiled(rule, plan, *arguments)
+        plain = elementwise_norm_with_moments if spec.constant else fused_norm_with_moments
+        rule = cpu_kernels.rule_with_moments_for(
+            plan, entry.x, entry.valid, spec.epsilon, *fitted, constant=spec.constant
+        )
+        y, count, mean, var = _compiled(rule or plain, plan, *arguments)
     else:
         y, moments = _plain_form(entry, spec, *fitted)
         count, mean, var = moments.count, moments.mean, moments.var
@@ -196,13 +199,10 @@ def _fused(entry: Entry, spec: Standardization, scale: Parameter, bias: Paramete
         over = Reduction((over.channel_axis + 1,))
     over = on_one_device(over, x.shape, constant)
     plan, *arguments = _arguments(x, valid, over, spec, entry.dtype, scale, bias)
-    rule = cpu_kernels.rule_for(plan, x, valid, spec.epsilon, scale, bias) or fused_norm
-    y: jax.Array = _compiled(_rule(rule, spec), plan, *arguments)
+    plain = elementwise_norm if spec.constant else fused_norm
+    rule = cpu_kernels.rule_for(plan, x, valid, spec.epsilon, scale, bias, constant=spec.constant)
+    y: jax.Array = _compiled(rule or plain, plan, *arguments)
     return y.reshape(shape) if split else y
-
-
-def _rule(rule: Callable[..., R], spec: Standardization, *, moments: bool = False) -> Callable[..., R]:
-    return elementwise(rule, moments=moments) if spec.constant else rule
 
 
 def _arguments(

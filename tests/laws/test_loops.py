@@ -21,6 +21,18 @@ def moments(x: Any, mask: Any) -> Any:
     return np.concatenate([mean, reference._mean(np.where(mask, x - mean, 0) ** 2, -1, mask)], -1)
 
 
+def held(centred: bool) -> Callable[..., Any]:
+    """Return the reference by statistics of the real part: to a complex step they are constants."""
+
+    def norm(x: Any, mask: Any) -> Any:
+        seen = np.where(mask, np.real(x), 0)
+        mean = reference._mean(seen, -1, mask) if centred else 0
+        var = reference._mean(np.where(mask, seen - mean, 0) ** 2, -1, mask)
+        return np.where(mask, x - mean, 0) / np.sqrt(var + EPSILON)
+
+    return norm
+
+
 def divisive(exponent: float) -> Callable[..., Any]:
     def response(x: Any, mask: Any) -> Any:
         drive = np.where(mask & (np.real(x) > 0), x, 0) ** exponent
@@ -56,27 +68,57 @@ NORMS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
+STOPPED: dict[str, Any] = {"epsilon": EPSILON, "stop_statistics_gradient": True}
+WITH_HELD = NORMS | {
+    "layer, held": (lambda x, mask: functional.layer_norm(x, mask=mask, **STOPPED), held(centred=True)),
+    "rms, held": (lambda x, mask: functional.rms_norm(x, mask=mask, **STOPPED), held(centred=False)),
+}
+
+
+class Case:
+    """Two steps of a norm under a mask of elements, and a loss of what a scan makes of them."""
+
+    def __init__(self, kind: str) -> None:
+        self.ours, self.one = WITH_HELD[kind]
+        rng = np.random.default_rng(0)
+        self.x, self.tangent, self.g = (rng.normal(size=(STEPS, TRIALS, FEATURES)) for _ in range(3))
+        self.mask = np.ones(self.x.shape, bool)
+        self.mask[0, 1, 2:] = self.mask[1, 0, :2] = self.mask[1, 2, 3] = False
+
+    def loss(self, x: Any, w: Any = 1.0) -> Any:
+        ys = jax.lax.scan(lambda carry, at: (carry, self.ours(*at)), 0, (x, jnp.asarray(self.mask)))[1]
+        return jnp.sum(jnp.sin(w * ys) * self.g[..., : ys.shape[-1]])
+
+    def want(self, x: Any) -> Any:
+        return np.sum(np.sin(self.outputs(x)) * self.g[..., : self.outputs(x).shape[-1]])
+
+    def want_slope(self, x: Any) -> Any:
+        """The derivative of the loss in w, at 1."""
+        ys = self.outputs(x)
+        return np.sum(np.cos(ys) * ys * self.g[..., : ys.shape[-1]])
+
+    def outputs(self, x: Any) -> Any:
+        return np.stack([self.one(*at) for at in zip(x, self.mask, strict=True)])
+
+
 @pytest.mark.parametrize("kind", NORMS)
 def test_second_derivatives_through_a_scan(kind: str) -> None:
-    ours, one = NORMS[kind]
-    rng = np.random.default_rng(0)
-    x, tangent, g = (rng.normal(size=(STEPS, TRIALS, FEATURES)) for _ in range(3))
-    mask = np.ones(x.shape, bool)
-    mask[0, 1, 2:] = mask[1, 0, :2] = mask[1, 2, 3] = False
-
-    def loss(x: Any) -> Any:
-        ys = jax.lax.scan(lambda carry, at: (carry, ours(*at)), 0, (x, jnp.asarray(mask)))[1]
-        return jnp.sum(jnp.sin(ys) * g[..., : ys.shape[-1]])
-
-    def want(x: Any) -> Any:
-        ys = np.stack([one(*at) for at in zip(x, mask, strict=True)])
-        return np.sum(np.sin(ys) * g[..., : ys.shape[-1]])
+    case = Case(kind)
 
     @jax.jit
     def both_orders(x: Any, tangent: Any) -> Any:
-        gradient = jax.grad(loss)
+        gradient = jax.grad(case.loss)
         return jax.jvp(gradient, (x,), (tangent,))[1], jax.grad(lambda x: jnp.sum(gradient(x) * tangent))(x)
 
-    hessian = np.tensordot(reference.hessian(want, x), tangent, 3)
-    for product in both_orders(jnp.asarray(x, jnp.float32), jnp.asarray(tangent, jnp.float32)):
-        np.testing.assert_allclose(product, hessian, rtol=1e-4, atol=1e-4)
+    want = np.tensordot(reference.hessian(case.want, case.x), case.tangent, 3)
+    for product in both_orders(jnp.asarray(case.x, jnp.float32), jnp.asarray(case.tangent, jnp.float32)):
+        np.testing.assert_allclose(product, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", WITH_HELD)
+def test_the_gradient_of_what_a_weight_behind_it_is_worth(kind: str) -> None:
+    """The inner derivative does not go through the norm, the outer one does."""
+    case = Case(kind)
+    slope = jax.grad(case.loss, argnums=1)
+    got = jax.jit(jax.grad(lambda x: slope(x, jnp.float32(1))))(jnp.asarray(case.x, jnp.float32))
+    np.testing.assert_allclose(got, reference.jacobian(case.want_slope, case.x), rtol=1e-4, atol=1e-4)
