@@ -56,6 +56,7 @@ def fused_norm_with_moments(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
 ) -> tuple[Values, Count, Statistic, Statistic]:
     """Return y as :func:`fused_norm` does, and the count, the mean and the variance, without a gradient."""
+    plan = plan.with_derivatives()  # not in one piece, in which an infinite mean may not be seen
     centre, r, var = statistics_with_variance(plan, x, valid, epsilon)
     count = local_count(x.shape, valid, plan.reduction, plan.dtype)
     return _value_alone(plan, x, valid, scale, bias, centre, r), count, sum_of_parts(centre), var

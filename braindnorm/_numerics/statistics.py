@@ -60,7 +60,8 @@ def centre_and_variance(plan: Plan, x: Values, valid: Mask, n: Count) -> tuple[C
         return (), mean_of(plan, deviation(x, (), valid) ** 2, n)
     if plan.centring is Centring.PILOT:
         first = _pilot(plan, x) if valid is None else pilot.centre(x, valid, plan.reduction)
-        first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))  # what is left then shows what is not
+        if not plan.unfenced:  # what is left then shows which infinities there are, for who asks for the mean
+            first = choose(jnp.isfinite(first), first, jnp.zeros_like(first))
     else:
         first = mean_of(plan, deviation(x, (), valid), n)
     if plan.centring is Centring.MEAN:
