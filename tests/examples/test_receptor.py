@@ -126,9 +126,7 @@ def test_the_choice_knows_only_the_validation_part_and_its_own_seeds(recordings,
 
 def test_the_tables():
     validation = np.array([[[0.1, 0.4], [0.3, 0.2]], [[0.5, 0.7], [0.5, 0.1]]])
-    assert receptor.choice_rows("no norm", validation) == (
-        "| no norm                 | 0.300 (20)   | 0.500 (10)   |"
-    )
+    assert receptor.choice_rows("no norm", validation) == ("| no norm                 | 0.300 (20)   | 0.500 (10)   |")
     scores = np.arange(6.0).reshape(1, 3, 2)
     row = receptor.result_row("no norm", (32, 0), [training.Run(scores, []), training.Run(scores + 1, [])])
     cells = [cell.strip() for cell in row.strip("|").split("|")]
