@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .barriers import unknown
 from .deferred import Deferred, by_tangents, lanes_first
@@ -41,7 +40,7 @@ _cleared: Deferred[jax.Array] = Deferred(
     "cleared",
     zero_masked,
     _by_bits,
-    shape=np.broadcast_shapes,
+    shape=jnp.broadcast_shapes,
     batch=_batch_cleared,
     differentiate=by_tangents(_cleared_along),
 )

@@ -99,7 +99,7 @@ def _batch(values: Sequence[Any], dims: Sequence[Any], *, plan: Plan) -> tuple[l
 
 def _shapes(x: Shape, n: Shape, valid: Shape = (), *, plan: Plan) -> list[Shape]:
     # lanes may differ in their masks alone
-    return [np.broadcast_shapes(kept_shape(np.broadcast_shapes(x, valid), axes=plan.reduction.axes), n)] * 3
+    return [jnp.broadcast_shapes(kept_shape(jnp.broadcast_shapes(x, valid), axes=plan.reduction.axes), n)] * 3
 
 
 def _along(primals: Sequence[Any], tangents: Sequence[Any], *, plan: Plan) -> tuple[list[jax.Array], list[jax.Array]]:

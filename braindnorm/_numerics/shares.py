@@ -160,7 +160,7 @@ def _batch(values: Sequence[Any], dims: Sequence[Any], *, powers: Powers) -> tup
 
 
 def _shapes(x: Shape, sigma: Shape, *_: Shape, powers: Powers) -> list[Shape]:
-    return [np.broadcast_shapes(kept_shape(x, axes=powers.axes), sigma)] * 2
+    return [jnp.broadcast_shapes(kept_shape(x, axes=powers.axes), sigma)] * 2
 
 
 def _along(primals: Sequence[Any], tangents: Sequence[Any], *, powers: Powers) -> tuple[Pair, Pair]:

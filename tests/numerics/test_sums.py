@@ -188,16 +188,21 @@ def test_symbolic_sizes(axes: Any) -> None:
 
     def both(x: Any, mask: Any) -> Any:
         y, pull = jax.vjp(lambda x: functional.layer_norm(x, reduction_axes=axes, mask=mask), x)
-        return y, functional.layer_norm(x, reduction_axes=axes), *pull(y)
+        moments = functional.moments(x, axes, mask=mask, keepdims=True)
+        response = functional.divisive_norm(x, 1.0, pool_axes=axes, mask=mask)
+        return y, functional.layer_norm(x, reduction_axes=axes), response, moments.mean, *pull(y)
 
     shape = export.symbolic_shape("b, 8, 16")
     exported = export.export(jax.jit(both))(
         jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool)
     )
     x, mask = draw(5, 8, 16), np.random.default_rng(0).random((5, 8, 16)) < 0.8
-    y, whole, _ = exported.call(x, mask)
+    y, whole, response, mean, _ = exported.call(x, mask)
+    drive, n = np.where(mask, np.maximum(x, 0), 0) ** 2, mask.sum(axes, keepdims=True)
     np.testing.assert_allclose(y, reference.layer_norm(x, axes, mask=mask), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(whole, reference.layer_norm(x, axes), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(response, drive / (1 + drive.sum(axes, keepdims=True) / n), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mean, np.where(mask, x, 0).sum(axes, keepdims=True) / n, rtol=1e-5, atol=1e-5)
 
 
 def test_counts_as_integers_and_as_floats() -> None:
