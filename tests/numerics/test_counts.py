@@ -50,6 +50,15 @@ def test_the_part_is_a_sixteenth_of_an_axis_that_the_mask_does_not_have() -> Non
     assert not within.missed
 
 
+def test_a_part_misses_a_group_of_which_it_has_next_to_nothing() -> None:
+    mask = np.ones((2, 1600), bool)
+    mask[1, 1:100] = False
+    few = counts_of((2, 1600), mask, (1,))
+    mask[1, 1:25] = True
+    enough = counts_of((2, 1600), mask, (1,))
+    assert few is not None and few.missed and enough is not None and not enough.missed
+
+
 def test_the_part_is_of_the_axis_of_which_it_is_least() -> None:
     """Of 8 trials of 1000 steps a sixteenth is taken of the steps: of the trials it would be half."""
     assert pilot_axis((8, 1000, 3), (1, 1, 1), (0, 1)) == 1
