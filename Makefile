@@ -73,7 +73,7 @@ test-kernels: .venv/.stamp-test kernels ## run the tests with kernels for arrays
 # With the registers of this machine, and with those that every x86-64 or ARM processor has. Without random addresses,
 # which the thread sanitizer does not bear everywhere. Results that are aligned are written past the cache, whatever
 # their size.
-test-sanitize: ## run the kernels under the sanitizers for addresses, undefined behaviour and threads (3 minutes; needs g++)
+test-sanitize: ## run the kernels under the sanitizers for addresses, undefined behaviour and threads (20 minutes or more; needs g++)
 	@mkdir -p build/sanitize
 	@for build in "address,undefined -march=native" "address,undefined" "thread -march=native"; do \
 		echo "-fsanitize=$$build"; \
