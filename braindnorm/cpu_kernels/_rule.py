@@ -42,16 +42,16 @@ def kernel_norm_elementwise(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
 ) -> Values:
     """Return y by statistics that are constants to every derivative."""
-    x, valid, *shared = _whole_operands(plan, x, valid, epsilon, scale, bias)
-    return _value_elementwise(plan, (x, valid), (shared[0], shared[1], shared[2]))[0]
+    x, valid, eps, scale, bias = _whole_operands(plan, x, valid, epsilon, scale, bias)
+    return _value_elementwise(plan, (x, valid), (eps, scale, bias))[0]
 
 
 def kernel_norm_elementwise_with_moments(
     plan: Plan, x: Values, valid: Mask, epsilon: Mantissa, scale: Parameter, bias: Parameter
 ) -> Results:
     """Return the same of columns, and their count, mean and variance."""
-    x, valid, *shared = _whole_operands(plan, x, valid, epsilon, scale, bias)
-    y, kept = _value_elementwise(plan, (x, valid), (shared[0], shared[1], shared[2]))
+    x, valid, eps, scale, bias = _whole_operands(plan, x, valid, epsilon, scale, bias)
+    y, kept = _value_elementwise(plan, (x, valid), (eps, scale, bias))
     return y, *_moments(plan, kept, x, valid)
 
 
